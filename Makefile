@@ -1,0 +1,49 @@
+# `make` lists the targets. Each one sets itself up: an own virtual environment in .venv, installed
+# once and again when setup.cfg changes. Options: PYTHON=python3.12, VENV=/somewhere/else,
+# ARGS="..." (passed on to the command), JOBS=2 (test processes).
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= auto
+ARGS   ?=
+
+BIN  := $(VENV)/bin
+DEPS := setup.cfg pyproject.toml
+SRC  := src tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test quality clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-demo  ## greedy SubTuning on real images, no network, about two minutes
+	$(BIN)/subtuning demo $(ARGS)
+
+test: $(VENV)/.installed-dev  ## all tests (ARGS="-m 'not slow'" for the quick ones)
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 $(ARGS)
+
+quality: $(VENV)/.installed-dev  ## ruff and mypy
+	$(BIN)/ruff check $(SRC)
+	$(BIN)/mypy
+
+clean:  ## remove the environment, caches and demo output
+	rm -rf $(VENV) build dist src/*.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
+	find $(SRC) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The version is checked before anything is created, so that a failure leaves nothing behind.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no '$(PYTHON)' here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Python 3.11 or newer is needed, '$(PYTHON)' is `$(PYTHON) -V 2>&1`. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: '$(PYTHON)' cannot create environments. Install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(DEPS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(DEPS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plots,demo,timm,test,quality]'
+	@touch $@ $(VENV)/.installed-demo

@@ -1,0 +1,82 @@
+"""
+Entry point of the command line: finds the command, loads it alone, turns errors into exit codes.
+
+A command is a module with `DESCRIPTION`, `add_arguments(parser)` and `run(options)`. Knows no command's options.
+
+Exit codes: 0 success, 2 wrong usage or an error of this package (one message, no traceback), 130 interrupted,
+141 output closed by its reader. Any other error is a defect and shows its traceback.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from .._version import __version__
+from ..errors import SubTuningError
+
+# Only here, so that `--help` need not load the commands.
+COMMANDS = {
+    "demo": ("subtuning_hf.cli.demo", "greedy SubTuning on real images in about two minutes, no network needed"),
+    "blocks": ("subtuning_hf.cli.blocks", "list the blocks of a model"),
+    "search": ("subtuning_hf.cli.search", "choose blocks, train them and save the adapter, as a recipe says"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the first word; the command's own parser reads the rest."""
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="subtuning",
+        usage="subtuning [-h] [--version] COMMAND ...",
+        description="Choose the few blocks of a pretrained model that are worth fine-tuning, and train only those.",
+        epilog="\n".join(["commands:", *lines, "", "`subtuning COMMAND --help` explains a command."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"subtuning-hf {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Words after `subtuning`; by default the process's own.
+
+    Returns: `int`: the exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
+    chosen = parser.parse_args(words)
+    module = importlib.import_module(COMMANDS[chosen.command][0])
+    command = argparse.ArgumentParser(
+        prog=f"subtuning {chosen.command}",
+        description=module.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    options = command.parse_args(chosen.rest)
+    try:
+        return module.run(options) or 0
+    except SubTuningError as error:
+        print(f"\nsubtuning {chosen.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", []):
+            print(note, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resumes = getattr(module, "RESUMES", "")
+        print(f"\nsubtuning {chosen.command}: interrupted. {resumes}".rstrip(), file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `subtuning blocks ... | head`: the reader has gone, and Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

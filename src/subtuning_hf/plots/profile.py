@@ -1,0 +1,210 @@
+"""
+The finetuning profile: what each block alone is worth to a task, in forward order.
+
+Each bar starts at the head-only score and ends at the score of that block, so its length is the gain the block brings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import ArgumentsError
+from .names import short_names
+from .style import Theme, format_axis, format_of, headings, new_figure, theme_of
+
+if TYPE_CHECKING:
+    from ..search.profile import Profile
+
+ORDINALS = ("1st", "2nd", "3rd")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """
+    A score to compare with, as a line with a band.
+
+    Args:
+        mean (`float`): The metric as it is, a loss too.
+        error (`float`, *optional*): Half the height of the band, such as one standard error.
+        label (`str`, *optional*): Words at the line.
+    """
+
+    mean: float
+    error: float | None = None
+    label: str | None = None
+
+
+def plot_profile(
+    profile: Profile,
+    *,
+    selection: Sequence[str] = (),
+    full_finetuning: Reference | None = None,
+    linear_probe: Reference | None = None,
+    metric: str | None = None,
+    percent: bool | None = None,
+    title: str = "Finetuning profile",
+    subtitle: str | None = None,
+    theme: str = "light",
+) -> Figure:
+    """
+    Draw a profile.
+
+    Args:
+        profile ([`Profile`]): Scores of the one-block candidates.
+        selection (`Sequence[str]`, *optional*): Blocks the search chose, in the order it chose them.
+        full_finetuning ([`Reference`], *optional*): Score of training everything.
+        linear_probe ([`Reference`], *optional*): Score of the head alone; by default the profile's own.
+        metric (`str`, *optional*): What the score is, in words; by default the study's metric.
+        percent (`bool`, *optional*): Whether scores are shares; by default when all lie between 0 and 1.
+        title (`str`, *optional*), subtitle (`str`, *optional*): Headings.
+        theme (`str`, *optional*, defaults to `"light"`): `"light"` or `"dark"`.
+
+    Returns: `matplotlib.figure.Figure`: for [`save_figure`].
+    Raises: [`ArgumentsError`]: For an unknown theme, an empty profile or a chosen block that is not in it.
+    """
+    colours = theme_of(theme)
+    bars = _bars(profile, selection)
+    sign = 1 if profile.greater_is_better else -1
+    probe = _score(linear_probe, sign) or _own_probe(profile)
+    full = _score(full_finetuning, sign)
+    references = [reference for reference in (probe, full) if reference is not None]
+    values = [sign * mean for mean in (*(bar.mean for bar in bars), *(line.mean for line in references))]
+    percent = sign > 0 and all(0 <= value <= 1 for value in values) if percent is None else percent
+    figure, axes = new_figure(max(7.2, 2.0 + 0.42 * len(bars)), 4.3, colours)
+    _set_limits(axes, bars, references)
+    _draw_bars(axes, bars, probe.mean if probe else axes.get_ylim()[0], colours)
+    _draw_references(axes, probe, full, format_of(percent, sign), colours)
+    format_axis(axes, percent, sign)
+    _label_blocks(axes, [bar.name for bar in bars], colours)
+    words = (metric or f"{profile.metric}, mean of {profile.num_folds} folds") + ("" if sign > 0 else " (up is better)")
+    axes.set_ylabel(words, color=colours.muted, fontsize=9)
+    headings(figure, colours, title, subtitle or _subtitle(bars))
+    return figure
+
+
+def _bars(profile: Profile, selection: Sequence[str]) -> list[_Bar]:
+    if not profile.rows:
+        raise ArgumentsError("The profile has no rows: run `trainer.search()` or `trainer.profile()` to its end first.")
+    known = {row.label for row in profile.rows}
+    strangers = [name for name in selection if name not in known]
+    if strangers:
+        raise ArgumentsError(f"`selection` names '{strangers[0]}', which is not in the profile of {sorted(known)}.")
+    order = {name: place for place, name in enumerate(selection)}
+    return [_Bar(row.label, row.mean, row.standard_error, order.get(row.label)) for row in profile.rows]
+
+
+def _own_probe(profile: Profile) -> Reference | None:
+    head = profile.head_only
+    return None if head is None else Reference(head.mean, head.standard_error)
+
+
+def _score(reference: Reference | None, sign: int) -> Reference | None:
+    """A reference is given as the metric is; bars are drawn as the search scores, where up is better."""
+    return None if reference is None else replace(reference, mean=sign * reference.mean)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    name: str
+    mean: float
+    error: float | None
+    order: int | None  # place in the search's choice, from 0
+
+
+def _set_limits(axes: Axes, bars: Sequence[_Bar], references: Sequence[Reference]) -> None:
+    """Scores with their errors, and room above for the marks. Bars start at a reference, not at zero."""
+    spans = [(bar.mean, bar.error or 0.0) for bar in bars] + [(r.mean, r.error or 0.0) for r in references]
+    low = min(mean - error for mean, error in spans)
+    high = max(mean + error for mean, error in spans)
+    room = (high - low) or 0.01
+    axes.set_ylim(low - 0.06 * room, high + (0.17 if any(bar.order is not None for bar in bars) else 0.06) * room)
+    axes.set_xlim(-0.7, len(bars) - 0.3)
+
+
+def _draw_bars(axes: Axes, bars: Sequence[_Bar], base: float, colours: Theme) -> None:
+    for x, bar in enumerate(bars):
+        colour = colours.bar if bar.order is None else colours.chosen
+        axes.bar(x, bar.mean - base, bottom=base, width=0.62, color=colour, linewidth=0)
+        if bar.error:
+            axes.errorbar(x, bar.mean, bar.error, color=colours.text, elinewidth=1.1, capsize=3, capthick=1.1)
+        if bar.order is not None:
+            place = ORDINALS[bar.order] if bar.order < len(ORDINALS) else f"{bar.order + 1}th"
+            axes.annotate(
+                place,
+                (x, max(bar.mean + (bar.error or 0.0), base)),
+                xytext=(0, 11),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                fontweight="bold",
+                color=colours.ground,
+                zorder=5,
+                bbox={"boxstyle": "round,pad=0.28", "facecolor": colours.chosen, "edgecolor": "none"},
+            )
+
+
+def _draw_references(
+    axes: Axes, probe: Reference | None, full: Reference | None, write: Callable[[float], str], colours: Theme
+) -> None:
+    lines = [
+        (probe, "head only", colours.probe, (0, (1, 1.6))),
+        (full, "full fine-tune", colours.full, (0, (5, 2))),
+    ]
+    drawn = [(reference, words, colour, dash) for reference, words, colour, dash in lines if reference is not None]
+    low, high = axes.get_ylim()
+    heights = _apart([reference.mean for reference, *_ in drawn], 0.12 * (high - low))
+    for (reference, words, colour, dash), height in zip(drawn, heights, strict=True):
+        axes.axhline(reference.mean, color=colour, linewidth=1.6, linestyle=dash, zorder=3)
+        if reference.error:
+            axes.axhspan(
+                reference.mean - reference.error,
+                reference.mean + reference.error,
+                color=colour,
+                alpha=0.13,
+                lw=0,
+                zorder=0.5,
+            )
+        axes.annotate(
+            f"{reference.label or words}\n{write(reference.mean)}",
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """The same heights, moved so that two labels do not overlap."""
+    if len(heights) < 2 or abs(heights[0] - heights[1]) >= least:
+        return list(heights)
+    middle = math.fsum(heights) / 2
+    up = least / 2 if heights[0] >= heights[1] else -least / 2
+    return [middle + up, middle - up]
+
+
+def _label_blocks(axes: Axes, names: Sequence[str], colours: Theme) -> None:
+    short, pattern = short_names(names)
+    crowded = max(map(len, short)) * len(short) > 90
+    axes.set_xticks(range(len(short)), short, rotation=90 if crowded else 0, color=colours.text)
+    where = f"block, from input to output   ({pattern})" if pattern else "block, from input to output"
+    axes.set_xlabel(where, color=colours.muted, fontsize=9, labelpad=8)
+
+
+def _subtitle(bars: Sequence[_Bar]) -> str:
+    words = "one block and the head trained at a time; a bar is the gain over the head alone"
+    if any(bar.error for bar in bars):
+        words += " ± 1 s.e."
+    if any(bar.order is not None for bar in bars):
+        words += "\n1st, 2nd ...: the blocks that the greedy search chose, in its order"
+    return words

@@ -1,0 +1,45 @@
+"""
+The search without the training: decisions are pure functions of records, and state is a replay of them.
+
+Needs the standard library alone.
+"""
+
+from .folds import Fold, inner_split, make_folds, single_split
+from .greedy import SearchState, replay
+from .journal import Journal, Study, find_study, read_study
+from .profile import Profile, ProfileRow, profile_of
+from .records import BlockInfo, Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec
+from .result import Cost, LadderRow, SearchResult, ladder, ladder_table
+from .space import add_one, pairs, remove_one, windows
+
+__all__ = [
+    "BlockInfo",
+    "Candidate",
+    "Evaluation",
+    "StudySpec",
+    "SearchSpec",
+    "Round",
+    "Decision",
+    "Journal",
+    "Study",
+    "read_study",
+    "find_study",
+    "SearchState",
+    "replay",
+    "add_one",
+    "remove_one",
+    "windows",
+    "pairs",
+    "Fold",
+    "make_folds",
+    "single_split",
+    "inner_split",
+    "Profile",
+    "ProfileRow",
+    "profile_of",
+    "SearchResult",
+    "LadderRow",
+    "Cost",
+    "ladder",
+    "ladder_table",
+]

@@ -1,0 +1,191 @@
+"""
+Everything that can be known to be wrong before anything is trained or written.
+
+Knows the recipe and the folds; reads a few rows, trains nothing, leaves nothing on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from ..blocks import find_head
+from ..errors import ArgumentsError, JournalError, MetricNotFoundError, NonFiniteScoreError
+from ..search.folds import Fold, make_folds, single_split
+from .arguments import GreedySubTuningArguments
+from .data import class_labels, is_random, read_column
+from .evaluator import find_metric, release, seed_all
+from .guard import unaltered
+from .recipe import Recipe
+
+FEW_ROWS = 16
+
+
+def check_world(args: GreedySubTuningArguments) -> None:
+    """
+    Refuse a launch in which each process believes to be alone: they would overwrite each other's output.
+
+    Raises: [`ArgumentsError`]
+    """
+    announced = os.environ.get("WORLD_SIZE")
+    if announced is not None and announced.isdigit() and int(announced) != args.world_size:
+        raise ArgumentsError(
+            f"The launcher started {announced} processes (WORLD_SIZE), but the arguments see {args.world_size}: each "
+            "would run the whole search and overwrite the others. On CPU pass `use_cpu=True` (with "
+            "`accelerate launch --multi_gpu`) or set ACCELERATE_USE_CPU=1 (with torchrun); else start one process."
+        )
+
+
+def check_writable(output_dir: str | os.PathLike) -> None:
+    """
+    Refuse an output folder that cannot be made or written to, without making it.
+
+    Raises: [`JournalError`]
+    """
+    path = Path(output_dir).absolute()
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(f"'{existing}' is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(f"'{existing}' is read-only")
+        # Some file systems are read-only to root too, which `access` does not see.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise JournalError(
+            f"`output_dir` '{output_dir}' cannot be written to: {error}. Every finished evaluation is kept there; "
+            "choose another folder, or free space and check its permissions. Nothing was trained."
+        ) from error
+
+
+def cut_folds(recipe: Recipe, all_labels: Sequence[Any] | None) -> tuple[Fold, ...]:
+    """
+    The folds of a study.
+
+    Args:
+        recipe ([`Recipe`]): Data and arguments; its `labels` and `groups` are filled in.
+        all_labels (`Sequence`, *optional*): Labels of the training rows, of any kind.
+
+    Returns: `tuple[Fold, ...]`: a single one with a validation set of the user's own.
+    Raises: [`FoldError`], [`ArgumentsError`]
+    """
+    args, rows = recipe.args, len(recipe.train_dataset)
+    recipe.labels, recipe.groups = class_labels(all_labels), None
+    if recipe.validation_dataset is not None:
+        for name in ("fold_column", "group_column"):
+            if getattr(args, name) is not None:
+                raise ArgumentsError(
+                    f"`{name}` cuts folds from the training rows, but with a `validation_dataset` there is nothing "
+                    "to cut. Give one of the two."
+                )
+        return tuple(single_split(rows, len(recipe.validation_dataset)))
+    folds = None
+    if args.group_column is not None:
+        recipe.groups = read_column(recipe.train_dataset, args.group_column, "group_column")
+    if args.fold_column is not None:
+        folds = read_column(recipe.train_dataset, args.fold_column, "fold_column")
+    return tuple(
+        make_folds(
+            rows,
+            args.num_folds,
+            args.resolved_fold_seed,
+            labels=recipe.labels,
+            groups=recipe.groups,
+            fold_ids=folds,
+            stratify=args.stratify,
+        )
+    )
+
+
+def check_head_rate(recipe: Recipe) -> None:
+    """
+    Refuse a learning rate for a head that is not there.
+
+    Raises: [`ArgumentsError`]
+    """
+    if recipe.args.head_learning_rate is not None and not find_head(recipe.model):
+        raise ArgumentsError(
+            f"`head_learning_rate` is {recipe.args.head_learning_rate}, but '{type(recipe.model).__name__}' has no "
+            "output layer of its own that is trained with the blocks. Leave it out."
+        )
+
+
+def check_steps(recipe: Recipe, fold: Fold) -> None:
+    """
+    Refuse a batch size that leaves no batch.
+
+    Raises: [`ArgumentsError`]
+    """
+    args = recipe.args
+    if args.dataloader_drop_last and len(fold.train) < args.train_batch_size:
+        raise ArgumentsError(
+            f"With `dataloader_drop_last=True` a batch of {args.train_batch_size} rows never fills from the "
+            f"{len(fold.train)} training rows of fold {fold.index}. Lower `per_device_train_batch_size`."
+        )
+
+
+def random_rows(recipe: Recipe, fold: Fold) -> bool:
+    """Whether validation rows differ from reading to reading; the caller says so."""
+    return is_random(recipe.validation_rows(fold.validation))
+
+
+def check_scoring(recipe: Recipe, fold: Fold) -> None:
+    """
+    Score the untouched model on a few validation rows, and read one batch of training rows.
+
+    Finds what would otherwise end the first training: rows the model does not take, a metric that is not returned, a
+    loss that is not finite.
+
+    Raises: [`MetricNotFoundError`], [`NonFiniteScoreError`], and whatever the data or the metric raise.
+    """
+    with unaltered(recipe.model), tempfile.TemporaryDirectory() as folder:
+        args = recipe.args.for_candidate(folder, keep_evaluation=False)
+        seed_all(args)
+        trainer = recipe.trainer(recipe.model, args, recipe.training_rows(fold.train))
+        try:
+            next(iter(trainer.get_train_dataloader()))
+            metrics = _few_or_all(recipe, trainer, fold)
+            find_metric(metrics, recipe.args)
+            loss = metrics.get("eval_loss", 0.0)
+            if not math.isfinite(loss):
+                raise NonFiniteScoreError(
+                    f"The loss of the untouched model on validation rows is {loss}. Look for NaN or infinity in the "
+                    "data, or labels that the loss cannot take. Nothing was trained."
+                )
+        except (MetricNotFoundError, NonFiniteScoreError):
+            raise
+        except Exception as error:
+            hint = " `eval_transform` is not set: rows are scored as the data set gives them."
+            error.add_note(
+                "While reading a batch and scoring the untouched model on a few validation rows, before any training."
+                + (hint if recipe.eval_transform is None and recipe.train_transform is not None else "")
+            )
+            raise
+        finally:
+            release(trainer)
+
+
+def _few_or_all(recipe: Recipe, trainer: Trainer, fold: Fold) -> dict[str, Any]:
+    if len(fold.validation) > FEW_ROWS:
+        # Rows from the whole fold: the first few may all be of one class.
+        step = len(fold.validation) / FEW_ROWS
+        few = [fold.validation[int(i * step)] for i in range(FEW_ROWS)]
+        try:
+            metrics = trainer.evaluate(recipe.validation_rows(few))
+            if math.isfinite(find_metric(metrics, recipe.args)):
+                return metrics
+        except NonFiniteScoreError:
+            raise
+        except Exception:
+            # Some metrics need every class, or more rows: only the whole fold tells.
+            pass
+    return trainer.evaluate(recipe.validation_rows(fold.validation))

@@ -1,0 +1,342 @@
+"""
+`GreedySubTuningTrainer`: a Trainer that chooses the blocks it trains.
+
+Ties recipe, study and Trainer together; how a candidate is trained, what is decided and what is written is in the
+modules below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
+
+from ..blocks import resolve_blocks
+from ..errors import ArgumentsError
+from ..search.profile import Profile, profile_of
+from ..search.records import SearchSpec
+from ..search.result import SearchResult
+from ..tuner import SubTuningConfig
+from .arguments import GreedySubTuningArguments
+from .checks import check_arguments, check_callables, check_model, check_steering, warn_of_overrides
+from .data import check_datasets, view
+from .dry_run import SearchPlan, plan_search
+from .evaluator import seed_all
+from .guard import Snapshot
+from .optimizer import HeadLearningRateMixin
+from .preflight import check_world, check_writable
+from .recipe import Recipe, check_callbacks, let_through, make_callback
+from .study import Prepared, Study, journal_folder, prepare, search_spec
+
+logger = logging.get_logger(__name__)
+
+
+class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
+    """
+    Chooses the blocks of a model that are worth fine-tuning, then trains them.
+
+    `search()` finds the blocks by cross-validation on the training set and never reads `eval_dataset`; `train()`
+    trains them on the whole training set, after which `trainer.model` is the [`~peft.PeftModel`]. All else is
+    [`~transformers.Trainer`]. The model given is not altered by a search.
+
+    Args:
+        model (`torch.nn.Module`): The base model, plain.
+        args ([`GreedySubTuningArguments`]): Arguments of the search and of every training in it.
+        train_dataset: Map-style data set with the training rows; the folds are cut from it.
+        eval_dataset (*optional*): As in Trainer, for `train()` and `evaluate()`.
+        processing_class (*optional*), data_collator (*optional*), compute_metrics (*optional*),
+        compute_loss_func (*optional*), preprocess_logits_for_metrics (*optional*): As in Trainer, used for every
+            candidate and for the final training.
+        callbacks (`list`, *optional*):
+            Callback classes, or functions without arguments that return a callback: each training gets its own.
+        optimizer_cls_and_kwargs (`tuple`, *optional*): Class of the optimiser and its arguments.
+        train_transform (`Callable`, *optional*), eval_transform (`Callable`, *optional*):
+            What rows go through when trained on, and when scored (validation folds, `evaluate`, `predict`). For a
+            `datasets.Dataset` a function of a batch as in `Dataset.set_transform`, else a function of one item.
+        validation_dataset (*optional*):
+            Rows of your own to choose blocks by, in place of folds: candidates train on all of `train_dataset`.
+        trainer_cls (`type[Trainer]`, *optional*):
+            Your own Trainer subclass, with its `compute_loss` for instance: used for every candidate and for the final
+            training.
+
+    Attributes: `result` ([`SearchResult`], after `search()`), `base_model` (the model given).
+    Raises: [`ArgumentsError`], [`DataError`], [`JournalError`]: Before anything is trained or written.
+    Source: SubTuning, arXiv 2302.06354, Algorithm 1; differs in folds, stop rule and ties (see `search.greedy`).
+    """
+
+    args: GreedySubTuningArguments
+
+    def __new__(cls, *args: Any, trainer_cls: Any = None, **kwargs: Any) -> GreedySubTuningTrainer:
+        # The final training must go through the user's Trainer too: it becomes a parent of this object's class.
+        if isinstance(trainer_cls, type) and issubclass(trainer_cls, Trainer) and not issubclass(cls, trainer_cls):
+            cls = _with_parent(cls, trainer_cls)  # type: ignore[arg-type]
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: GreedySubTuningArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Any = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: Any = (None, None),
+        optimizer_cls_and_kwargs: Any = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        *,
+        train_transform: Callable | None = None,
+        eval_transform: Callable | None = None,
+        validation_dataset: Any = None,
+        trainer_cls: type[Trainer] = Trainer,
+    ) -> None:
+        check_model(model, model_init)
+        assert model is not None
+        check_arguments(args, optimizers, trainer_cls, GreedySubTuningTrainer)
+        assert args is not None
+        factories = check_callbacks(callbacks)
+        check_datasets(train_dataset, eval_dataset, validation_dataset)
+        check_world(args)
+        check_writable(args.folder)
+        warn_of_overrides(type(self), GreedySubTuningTrainer, trainer_cls)
+        check_callables(train_transform=train_transform, eval_transform=eval_transform)
+        self.base_model = model
+        self.result: SearchResult | None = None
+        shared = {
+            "data_collator": data_collator,
+            "processing_class": processing_class,
+            "compute_loss_func": compute_loss_func,
+            "compute_metrics": compute_metrics,
+            "optimizer_cls_and_kwargs": optimizer_cls_and_kwargs,
+            "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+        }
+        self._recipe = Recipe(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            validation_dataset=validation_dataset,
+            train_transform=train_transform,
+            eval_transform=eval_transform,
+            trainer_cls=trainer_cls,
+            trainer_kwargs={name: value for name, value in shared.items() if value is not None},
+            callbacks=factories,
+        )
+        check_steering(args, self._recipe.stops_early)
+        self._prepared: Prepared | None = None
+        self._untouched: Snapshot | None = None
+        self._own_callbacks = [make_callback(make) for make in factories]
+        with let_through(model):
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                callbacks=list(self._own_callbacks) or None,
+                **shared,
+            )
+
+    # --- the search -------------------------------------------------------------------------
+    def search(self) -> SearchResult | SearchPlan:
+        """
+        Choose the blocks, one more in each round, until none is worth adding.
+
+        Finished evaluations are in the journal under `output_dir`; a search that was interrupted, or that has been
+        finished before, continues from there and repeats nothing.
+
+        Returns: [`SearchResult`], also kept in `result`; with `args.dry_run` a [`SearchPlan`], and nothing is trained.
+        Raises:
+            [`StudyMismatchError`]: If the journal belongs to another study.
+            [`NonFiniteScoreError`], [`MetricNotFoundError`], [`DataError`], [`FoldError`]: Unusable data or settings.
+        """
+        with self._threads():
+            prepared = self._prepare()
+            asked = search_spec(self.args, len(prepared.spec.blocks))
+            if self.args.dry_run:
+                plan = plan_search(self._recipe, prepared, asked)
+                self._say(str(plan))
+                return plan
+            with Study(self._recipe, prepared, may_train=self._untouched is None) as study:
+                state = study.run(asked)
+            self.result = SearchResult.from_state(study.spec, state, study.evaluations)
+        self._say(self.result.table())
+        return self.result
+
+    def profile(self) -> Profile:
+        """
+        Score every block alone: the finetuning profile.
+
+        It is the first round of a search and shares its evaluations with `search()` through the journal.
+
+        Returns: [`Profile`]
+        """
+        with self._threads():
+            prepared = self._prepare()
+            asked = SearchSpec(strategy=self.args.strategy, max_blocks=1, min_gain=self.args.min_gain)
+            with Study(self._recipe, prepared, may_train=self._untouched is None) as study:
+                study.run(asked)
+            return profile_of(study.spec, study.evaluations)
+
+    @property
+    def journal_folder(self) -> Path:
+        """`Path`: where every finished evaluation is kept."""
+        return journal_folder(self.args)
+
+    def _prepare(self) -> Prepared:
+        if self.args.world_size > 1:
+            raise ArgumentsError(
+                f"A search runs in one process for now, and {self.args.world_size} were started. Run the search with "
+                "one process, then train(blocks=[...]) under the launcher with the blocks it found."
+            )
+        if self._untouched is not None:
+            if self._prepared is None:
+                raise ArgumentsError(
+                    "The model holds a trained adapter, which a search would remove. Search before train(), or make "
+                    "a new trainer with the base model."
+                )
+            return self._prepared
+        check_writable(self.args.folder)
+        self._recipe.args = self.args
+        self._prepared = prepare(self._recipe)
+        return self._prepared
+
+    # --- the final training -----------------------------------------------------------------
+    def train(  # type: ignore[override]
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        blocks: Sequence[str | int] | None = None,
+        **kwargs: Any,
+    ) -> TrainOutput:
+        """
+        Train the chosen blocks and the head on the whole training set.
+
+        Starts from the base model at every call. Afterwards `model` is the [`~peft.PeftModel`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): As in Trainer; the search is taken from the journal.
+            blocks (`Sequence[str | int]`, *optional*):
+                Names, indices or patterns of the blocks to train, without any search; `[]` trains the head alone. By
+                default what `search()` chose, which is run first where it has not been.
+            kwargs: As in Trainer.
+
+        Returns: [`~transformers.trainer_utils.TrainOutput`]
+        """
+        if blocks is not None:
+            chosen = resolve_blocks(self.base_model, blocks)
+        else:
+            chosen = list(self._chosen())
+        with self._threads():
+            self._wrap(chosen)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _chosen(self) -> tuple[str, ...]:
+        if self.args.dry_run:
+            raise ArgumentsError("`dry_run=True` trains nothing. Call search() for the plan, or train(blocks=[...]).")
+        if self.result is None:
+            self.search()
+        assert self.result is not None
+        return tuple(self.result.blocks)
+
+    def _wrap(self, blocks: list[str]) -> None:
+        """Put a new adapter into the base, and forget all that belonged to an earlier one."""
+        self._unwrap()
+        snapshot = Snapshot(self.base_model)
+        seed_all(self.args)
+        try:
+            model = get_peft_model(self.base_model, SubTuningConfig(blocks=list(blocks)))
+        except BaseException:
+            snapshot.restore()
+            raise
+        self._untouched = snapshot
+        self._use(model)
+        for callback in self._own_callbacks:
+            self.remove_callback(callback)
+        self._own_callbacks = [make_callback(make) for make in self._recipe.callbacks]
+        for callback in self._own_callbacks:
+            self.add_callback(callback)
+
+    def _unwrap(self) -> None:
+        if self._untouched is None:
+            return
+        if isinstance(self.model, PeftModel):
+            self.model.unload()
+        self._untouched.restore()
+        self._untouched = None
+        self._use(self.base_model)
+
+    def _use(self, model: nn.Module) -> None:
+        if self.place_model_on_device:
+            self._move_model_to_device(model, self.args.device)
+        self.accelerator.free_memory()
+        self.model = self.model_wrapped = model
+        self.optimizer = self.lr_scheduler = None
+        self._created_lr_scheduler = False
+        self._signature_columns = None
+        self.callback_handler.model = model
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+
+    # --- rows through their transforms ------------------------------------------------------
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        with self._shown("train_dataset", self._recipe.train_transform):
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        transform = self._recipe.eval_transform
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            with self._shown("eval_dataset", transform):
+                return super().get_eval_dataloader(eval_dataset)
+        return super().get_eval_dataloader(view(eval_dataset, None, transform))
+
+    def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
+        return super().get_test_dataloader(view(test_dataset, None, self._recipe.eval_transform))
+
+    @contextmanager
+    def _shown(self, name: str, transform: Callable | None) -> Iterator[None]:
+        """Let Trainer's own method, or a subclass's, find the data set through its transform."""
+        original = getattr(self, name)
+        if transform is None or original is None:
+            yield
+            return
+        if isinstance(original, dict):
+            seen: Any = {key: view(value, None, transform) for key, value in original.items()}
+        else:
+            seen = view(original, None, transform)
+        setattr(self, name, seen)
+        try:
+            yield
+        finally:
+            setattr(self, name, original)
+
+    # --- small things -----------------------------------------------------------------------
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        if self.args.num_threads is not None:
+            torch.set_num_threads(self.args.num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero() and not self.args.disable_tqdm:
+            print(text)
+        else:
+            logger.info(text)
+
+
+@cache
+def _with_parent(cls: type, trainer_cls: type) -> type:
+    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls, trainer_cls), namespace)

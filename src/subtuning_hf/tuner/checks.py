@@ -1,0 +1,121 @@
+"""
+What can go wrong in silence between an adapter and a model, made to fail loudly.
+
+Knows names and shapes; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from ..errors import AdapterMismatchError, AdapterNameError
+from .config import SubTuningConfig
+from .layer import BlockLayer
+
+_RESERVED = frozenset(
+    {"__base__", "base_layer", "base_model", "model", "modules_to_save", "original_module", "subtuning_blocks"}
+)
+
+
+def check_adapter_name(model: nn.Module, name: str) -> None:
+    """
+    Refuse a name that is also a name inside the model.
+
+    PEFT tells the tensors of adapters apart by `.name.` in their keys: with a second adapter called "mlp" it would
+    drop every tensor of the first that lies in a module "mlp", and say nothing.
+
+    Raises: [`AdapterNameError`]
+    """
+    if not isinstance(name, str) or not name or "." in name:
+        raise AdapterNameError(f"An adapter's name must be a non-empty string without dots, found {name!r}.")
+    if name in _RESERVED or name in set(_components(model)):
+        raise AdapterNameError(
+            f"The adapter name '{name}' is also the name of a module, parameter or buffer inside "
+            f"'{type(model).__name__}'. PEFT would mix up their tensors when saving. Choose another, such as "
+            f"'{name}_task', with `adapter_name=`."
+        )
+
+
+def _components(module: nn.Module) -> Iterator[str]:
+    if isinstance(module, BlockLayer):
+        yield from _components(module.original)
+    elif isinstance(module, AuxiliaryTrainingWrapper):
+        yield from _components(module.original_module)
+    else:
+        yield from module._parameters
+        yield from module._buffers
+        for name, child in module.named_children():
+            yield name
+            yield from _components(child)
+
+
+def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:
+    """Tensors of an adapter by their key in the model's state dict."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BlockLayer):
+            child = "subtuning_blocks"
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            child = "modules_to_save"
+        else:
+            continue
+        copies = module._modules.get(child)
+        if isinstance(copies, nn.ModuleDict) and adapter_name in copies:
+            prefix = f"{name}.{child}.{adapter_name}." if name else f"{child}.{adapter_name}."
+            tensors.update({prefix + key: value for key, value in copies[adapter_name].state_dict().items()})
+    return tensors
+
+
+def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, found: dict[str, torch.Tensor]) -> None:
+    """
+    Compare the tensors of an adapter's file with those the model has room for.
+
+    Args:
+        model (`torch.nn.Module`): Model with the adapter in place.
+        config ([`SubTuningConfig`]): The adapter's configuration.
+        adapter_name (`str`): Its name.
+        found (`dict[str, torch.Tensor]`): Tensors of the file by their key in the model's state dict.
+
+    Raises: [`AdapterMismatchError`]: If one is missing, has another shape, or has no place.
+    """
+    expected = adapter_tensors(model, adapter_name)
+    if not any(key in found for key in expected):
+        # Keys carry PEFT's prefix, or not when the adapter sits in a bare transformers model.
+        found = {key.removeprefix("base_model.model."): value for key, value in found.items()}
+    missing = [key for key in expected if key not in found]
+    foreign = [key for key in found if key not in expected]
+    shapes = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    if shapes:
+        key = shapes[0]
+        problem = (
+            f"tensor '{_readable(key, adapter_name)}' has shape {tuple(found[key].shape)} in the adapter and "
+            f"{tuple(expected[key].shape)} in this model ({len(shapes)} of {len(expected)} tensors differ)"
+        )
+    elif missing:
+        problem = f"tensor '{_readable(missing[0], adapter_name)}' is not in the adapter ({len(missing)} are missing)"
+    elif foreign:
+        problem = f"tensor '{_readable(foreign[0], adapter_name)}' has no place in the model ({len(foreign)} have none)"
+    else:
+        return
+    raise AdapterMismatchError(f"{made_for(config)}, and does not fit '{type(bare(model)).__name__}': {problem}.")
+
+
+def made_for(config: SubTuningConfig) -> str:
+    """Which base an adapter says it was made for."""
+    architecture = config.base_architecture or "an unknown architecture"
+    return f"The adapter was made for '{config.base_model_name_or_path or 'an unnamed base'}' ({architecture})"
+
+
+def bare(model: Any) -> nn.Module:
+    """The base model of a PeftModel; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _readable(key: str, adapter_name: str) -> str:
+    key = key.removeprefix("base_model.model.")
+    return key.replace(f".subtuning_blocks.{adapter_name}", "").replace(f".modules_to_save.{adapter_name}", "")

@@ -1,0 +1,130 @@
+"""
+One batch, several adapters: run each row through the module of its adapter.
+
+Knows modules and the structures they take and return; does not know adapters beyond their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def mixed_forward(
+    module_for: Callable[[str], nn.Module], adapter_names: list[str], not_batched: set[str], args: tuple, kwargs: dict
+) -> Any:
+    """
+    Run each group of rows with the same adapter through its module and put the rows back in order.
+
+    The first tensor argument has the batch as its first dimension. Other tensors are taken to carry it when their
+    first dimension has the same size, unless an earlier call with another batch size showed that they do not
+    (`not_batched`, kept by the caller): relative position tables can have any size.
+
+    Args:
+        module_for (`Callable[[str], torch.nn.Module]`): The module of an adapter.
+        adapter_names (`list[str]`): One name per row.
+        not_batched (`set[str]`): Arguments known not to carry the batch; updated here.
+        args, kwargs: Arguments of the call; tensors of shape `(batch, ...)`.
+
+    Returns: What the module returns, rows in the order of the input.
+    Raises: `ValueError`: If the number of names is not the batch size, or a key-value cache is passed.
+    """
+    size = _batch_size(args, kwargs)
+    if size != len(adapter_names):
+        raise ValueError(
+            f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} "
+            f"and {size} respectively."
+        )
+    _learn(not_batched, size, args, kwargs)
+    groups: dict[int, tuple[nn.Module, list[int]]] = {}
+    for row, name in enumerate(adapter_names):
+        module = module_for(name)
+        groups.setdefault(id(module), (module, []))[1].append(row)
+    if len(groups) == 1:
+        return next(iter(groups.values()))[0](*args, **kwargs)
+
+    if any(hasattr(value, "get_seq_length") for value in [*args, *kwargs.values()]):
+        raise ValueError("A key-value cache cannot be split by `adapter_names`. Pass use_cache=False.")
+    rows, outputs = [], []
+    for module, group in groups.values():
+        index = torch.tensor(group)
+        take = _Taker(size, index, not_batched)
+        outputs.append(module(*take.all(args), **take.all(kwargs)))
+        rows.append(index)
+    order = torch.argsort(torch.cat(rows))
+    return _join(outputs, [len(index) for index in rows], order)
+
+
+def named_tensors(structure: Any, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
+    """Tensors of nested tuples, lists and dicts with the path to each."""
+    if isinstance(structure, torch.Tensor):
+        return [(prefix, structure)]
+    if isinstance(structure, Mapping):
+        return [x for key, value in structure.items() for x in named_tensors(value, f"{prefix}.{key}")]
+    if isinstance(structure, (tuple, list)):
+        return [x for key, value in enumerate(structure) for x in named_tensors(value, f"{prefix}.{key}")]
+    return []
+
+
+def _batch_size(args: tuple, kwargs: dict) -> int:
+    for _, tensor in named_tensors(args) + named_tensors(kwargs):
+        if tensor.ndim:
+            return tensor.shape[0]
+    raise ValueError("No tensor among the arguments of a tuned block: its rows cannot be told apart.")
+
+
+def _learn(not_batched: set[str], size: int, args: tuple, kwargs: dict) -> None:
+    for path, tensor in named_tensors(args) + named_tensors(kwargs):
+        if tensor.ndim and tensor.shape[0] not in (1, size):
+            not_batched.add(path)
+
+
+class _Taker:
+    """Takes the rows of one group out of the arguments."""
+
+    def __init__(self, size: int, index: torch.Tensor, not_batched: set[str]) -> None:
+        self.size, self.index, self.not_batched = size, index, not_batched
+
+    def all(self, structure: Any, prefix: str = "") -> Any:
+        if isinstance(structure, torch.Tensor):
+            if structure.ndim and structure.shape[0] == self.size and prefix not in self.not_batched:
+                return structure.index_select(0, self.index.to(structure.device))
+            return structure
+        if type(structure) in (dict, tuple, list):
+            pairs = structure.items() if isinstance(structure, dict) else enumerate(structure)
+            taken = {key: self.all(value, f"{prefix}.{key}") for key, value in pairs}
+            return taken if isinstance(structure, dict) else type(structure)(taken.values())
+        return structure
+
+
+def _join(outputs: list[Any], sizes: list[int], order: torch.Tensor) -> Any:
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        return _join_tensors(outputs, sizes, order)
+    if isinstance(first, Mapping):
+        return type(first)(**{key: _join([o[key] for o in outputs], sizes, order) for key in first})
+    if isinstance(first, (tuple, list)):
+        return type(first)(_join([o[i] for o in outputs], sizes, order) for i in range(len(first)))
+    return first
+
+
+def _join_tensors(parts: list[torch.Tensor], sizes: list[int], order: torch.Tensor) -> torch.Tensor:
+    if not parts[0].ndim:
+        return parts[0]
+    # A part of one row stands for its whole group (T5's position bias).
+    parts = [p.expand(n, *p.shape[1:]) if p.shape[0] == 1 and n > 1 else p for p, n in zip(parts, sizes, strict=True)]
+    return torch.cat(_same_width(parts)).index_select(0, order.to(parts[0].device))
+
+
+def _same_width(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Heads of different class counts: -inf is what softmax and argmax take for "no such class"."""
+    for dim in range(1, parts[0].ndim):  # the last dimension of a linear head, the second of a convolution
+        width = max(p.shape[dim] for p in parts)
+        if any(p.shape[dim] != width for p in parts):
+            after = parts[0].ndim - 1 - dim
+            pads = [(*(0, 0) * after, 0, width - p.shape[dim]) for p in parts]
+            return [nn.functional.pad(p, pad, value=float("-inf")) for p, pad in zip(parts, pads, strict=True)]
+    return parts

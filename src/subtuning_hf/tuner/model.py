@@ -1,0 +1,253 @@
+"""
+The SubTuning tuner: puts adapters of whole blocks into a model, and takes them out again.
+
+Registered with PEFT from outside (see `register`). Knows PEFT's injection and saving; does not know how blocks are
+chosen or trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from . import modes
+from .checks import bare, check_adapter_name, check_tensors
+from .config import SubTuningConfig
+from .head import TaskModuleWrapper, initialise_output, output_layers
+from .labels import labels_of
+from .layer import BlockLayer
+from .resolve import extra_modules, resolve_config
+
+
+class SubTuningModel(BaseTuner):
+    """
+    A model with adapters that replace whole blocks.
+
+    Made by `get_peft_model(model, SubTuningConfig(blocks=[...]))`. Each adapter owns a full copy, buffers included, of
+    the blocks it tunes and of the head; everything else is shared and frozen, in eval mode while training.
+
+    Args:
+        model (`torch.nn.Module`): The base model.
+        peft_config ([`SubTuningConfig`] or `dict[str, SubTuningConfig]`): The configuration of the adapter.
+        adapter_name (`str`): Its name.
+
+    Raises:
+        [`UnknownBlockError`], [`DuplicateBlockError`], [`NestedBlocksError`], [`EmptySelectionError`]: A selection that
+            the model cannot take.
+        [`AdapterNameError`]: A name that collides with one inside the model.
+        [`AdapterMismatchError`]: A saved adapter that was made for another base.
+    Source: SubTuning, arXiv 2302.06354.
+    """
+
+    prefix = "subtuning_"
+    tuner_layer_cls = BlockLayer
+    target_module_mapping: dict = {}  # noqa: RUF012
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        check_adapter_name(model, adapter_name)
+        configs: dict[str, Any] = self.peft_config
+        config = configs[adapter_name]
+        # Filled in when a config has met a model: such an adapter comes from a file and waits for its weights.
+        waits = config.base_architecture is not None
+        resolve_config(model, config, {n: c for n, c in configs.items() if n != adapter_name})
+        self._injecting = adapter_name
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        model.__dict__.setdefault("_subtuning_waiting", set())
+        if waits:
+            model.__dict__["_subtuning_waiting"].add(adapter_name)
+        modes.install(model)
+        if model.training:
+            modes.freeze_modes(model)
+
+    def _prepare_adapter_config(self, peft_config: SubTuningConfig, model_config: dict) -> SubTuningConfig:
+        return peft_config  # resolved before anything of PEFT's reads it, see `inject_adapter`
+
+    def _prepare_model(self, peft_config: SubTuningConfig, model: nn.Module) -> None:
+        labels = labels_of(model)
+        if peft_config.head and peft_config.id2label is not None:
+            labels.add(self._injecting, peft_config.id2label)
+        layers = output_layers(model, peft_config.head or [], labels.base_count)
+        for name in [*(peft_config.head or []), *extra_modules(peft_config)]:
+            is_head = name in (peft_config.head or [])
+            resize = None
+            if is_head and peft_config.num_labels is not None and name in layers:
+                resize = (layers[name][0], peft_config.num_labels)
+            self._wrap_module(model, name, labels if is_head else None, resize)
+
+    def _wrap_module(self, model: nn.Module, name: str, labels: Any, resize: tuple[str, int] | None) -> None:
+        parent_name, _, child_name = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        module = getattr(parent, child_name)
+        if isinstance(module, TaskModuleWrapper):
+            module.update(self._injecting, resize=resize)
+        else:
+            module = TaskModuleWrapper(module, self._injecting, labels, resize)
+            # Active or not is decided with the blocks' at the end of the injection.
+            module.set_adapter([])
+            setattr(parent, child_name, module)
+        if resize is not None:
+            layer = module.modules_to_save[self._injecting].get_submodule(resize[0])
+            if layer.weight.shape != module.original_module.get_submodule(resize[0]).weight.shape:
+                initialise_output(layer, model)
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: SubTuningConfig, key: str) -> bool:  # type: ignore[override]
+        return key in (peft_config.blocks or ())
+
+    def _create_and_replace(
+        self,
+        peft_config: SubTuningConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, BlockLayer):
+            target.update_layer(adapter_name, inference_mode=peft_config.inference_mode)
+        else:
+            layer = BlockLayer(target, adapter_name, inference_mode=peft_config.inference_mode)
+            layer.training = target.training
+            setattr(parent, target_name, layer)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Copies keep the dtypes of the block they copy: half of it in float32 would not run."""
+
+    def train(self, mode: bool = True) -> SubTuningModel:
+        super().train(mode)
+        if mode:
+            modes.freeze_modes(self.model)
+        return self
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """
+        Delete an adapter. If it was active, the oldest that is left becomes active, in all layers alike.
+
+        Args:
+            adapter_name (`str`): The adapter.
+        """
+        if adapter_name not in self.peft_config:
+            raise ValueError(f"Adapter {adapter_name} does not exist")
+        active = [name for name in self.active_adapters if name != adapter_name]
+        was_active = len(active) != len(self.active_adapters)
+        super().delete_adapter(adapter_name)
+        self.model.__dict__.get("_subtuning_waiting", set()).discard(adapter_name)
+        if was_active and not active:
+            active = list(self.peft_config)[:1]
+        if active:
+            self.set_adapter(active if len(active) != 1 else active[0])
+        else:
+            self.active_adapter = []
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        names = [name for name in (adapter_names or self.active_adapters) if name in self.peft_config]
+        if merge and len(names) > 1:
+            raise ValueError(f"Cannot merge {names} at once: adapters replace blocks. Merge one of them.")
+        for parent, child_name, module in list(_wrapped(self.model)):
+            if isinstance(module, BlockLayer):
+                if merge and safe_merge:
+                    module.merge(safe_merge=True, adapter_names=names)
+                new = module.block_of(names[0]) if merge and names else module.original
+            else:
+                new = module.unload_and_optionally_merge_module(merge, safe_merge, names)  # type: ignore[operator]
+            setattr(parent, child_name, new)
+        labels_of(self.model).apply(names[0] if merge and names else None)
+        modes.uninstall(self.model)
+        for attribute in ("_subtuning_labels", "_subtuning_waiting", "peft_config"):
+            self.model.__dict__.pop(attribute, None)
+        return self.model
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. "
+                f"There are {list(self.peft_config)}, and '__base__' for the untouched model."
+            )
+        beams = kwargs.get("num_beams")
+        if isinstance(beams, int) and beams > 1:
+            raise ValueError("Beam search with `adapter_names` is not supported; pass num_beams=1.")
+        hook = partial(_pass_adapter_names, adapter_names=list(names))
+        handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for _, _, m in _wrapped(self.model)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: SubTuningConfig,
+        adapter_name: str,
+        state_dict: dict[str, torch.Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, torch.Tensor]:
+        selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        for name, module in model.named_modules():
+            if isinstance(module, BlockLayer) and adapter_name in module.merged_adapters:
+                # A merged copy has changed places with the original: save the copy, not what stands in its place.
+                for key in list(selected):
+                    owner, _, rest = key.partition(f".subtuning_blocks.{adapter_name}.")
+                    if owner == name and rest:
+                        selected[key] = state_dict[f"{name}.base_layer.{rest}"]
+        return selected
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return key.replace(f".subtuning_blocks.{adapter_name}.", ".subtuning_blocks.", 1)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: Any, config: SubTuningConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        waiting = bare(model).__dict__.get("_subtuning_waiting", set())
+        try:
+            check_tensors(model, config, adapter_name, remapped)
+        except Exception:
+            # Leave no half-loaded adapter behind; one that existed before this load is the user's and stays.
+            if adapter_name in waiting and hasattr(model, "base_model"):
+                if len(model.peft_config) == 1:
+                    model.base_model.unload()
+                else:
+                    model.delete_adapter(adapter_name)
+            raise
+        waiting.discard(adapter_name)
+        return remapped
+
+
+def _wrapped(model: nn.Module, prefix: str = "") -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Wrappers outermost in the model, with parent and name; never one inside an adapter's copy."""
+    for name, child in model.named_children():
+        if isinstance(child, (BlockLayer, AuxiliaryTrainingWrapper)):
+            yield model, name, child
+        else:
+            yield from _wrapped(child)
+
+
+def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
+    kwargs["adapter_names"] = adapter_names
+    return args, kwargs

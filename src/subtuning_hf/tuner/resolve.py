@@ -1,0 +1,181 @@
+"""
+From what a user writes in a config to what the tuner does to a model.
+
+Names, indices and patterns become full dotted names; the head and the labels are found; everything that the model
+cannot take is refused here, before the model is touched.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from torch import nn
+
+from ..blocks import find_head, resolve_blocks
+from ..errors import (
+    AdapterMismatchError,
+    ArgumentsError,
+    BlockSelectionError,
+    EmptySelectionError,
+    NestedBlocksError,
+)
+from .checks import made_for
+from .config import SubTuningConfig
+from .head import output_layers
+from .labels import labels_of
+
+# Names that PEFT's classes for these tasks add to `modules_to_save` by themselves, whether the model has them or not.
+_ADDED_BY_PEFT = frozenset({"classifier", "score", "qa_outputs"})
+
+
+def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTuningConfig]) -> None:
+    """
+    Fill a config in for a model.
+
+    Args:
+        model (`torch.nn.Module`): The base model, possibly with other adapters.
+        config ([`SubTuningConfig`]): Changed in place, once all checks have passed.
+        others (`dict[str, SubTuningConfig]`): Configs of the adapters already there.
+
+    Raises: [`BlockSelectionError`] and its kinds, [`AdapterMismatchError`], [`ArgumentsError`].
+    """
+    try:
+        blocks = _resolve_selection(model, config)
+        head = _resolve_head(model, config)
+        extra = _resolve_extra(model, config, head)
+        _check_apart(blocks, head, extra)
+    except BlockSelectionError as error:
+        if config.base_architecture is None:
+            raise
+        raise AdapterMismatchError(f"{made_for(config)}, and does not fit '{type(model).__name__}': {error}") from error
+    if not blocks and not head and not extra:
+        raise EmptySelectionError(
+            f"Nothing to train: no block is chosen and no head was found in '{type(model).__name__}'. Choose blocks "
+            "(list them with find_blocks), or name the output layer with `head=[...]`."
+        )
+    for name, other in others.items():
+        _check_beside(name, [*blocks], [*head, *extra], other)
+    _resolve_labels(model, config, head)
+    config.blocks = list(blocks)
+    config.head = head
+    if config.modules_to_save is not None:
+        config.modules_to_save = extra + [name for name in config.modules_to_save if _is_peft_s_own(config, name)]
+    if config.base_architecture is None:
+        config.base_architecture = type(model).__name__
+
+
+def _resolve_selection(model: nn.Module, config: SubTuningConfig) -> list[str]:
+    if config.blocks is None:
+        raise EmptySelectionError(
+            "SubTuningConfig has no `blocks`. Name the blocks to train, such as blocks=[-1] for the last one "
+            "(find_blocks lists them), or pass blocks=[] to train the head alone."
+        )
+    return resolve_blocks(model, config.blocks)
+
+
+def _resolve_head(model: nn.Module, config: SubTuningConfig) -> list[str]:
+    if config.head is None:
+        return find_head(model)
+    return [_existing(model, "head", name) for name in config.head]
+
+
+def _resolve_extra(model: nn.Module, config: SubTuningConfig, head: list[str]) -> list[str]:
+    extra = []
+    for name in config.modules_to_save or []:
+        if name not in head and not _is_peft_s_own(config, name):
+            extra.append(_existing(model, "modules_to_save", name))
+    return extra
+
+
+def _is_peft_s_own(config: SubTuningConfig, name: str) -> bool:
+    return bool(config.task_type) and name in _ADDED_BY_PEFT
+
+
+def extra_modules(config: SubTuningConfig) -> list[str]:
+    """Modules a resolved config trains in full beside blocks and head."""
+    return [name for name in config.modules_to_save or [] if not _is_peft_s_own(config, name)]
+
+
+def _existing(model: nn.Module, field: str, name: str) -> str:
+    names = [n for n in (_plain(key) for key, _ in model.named_modules()) if n]
+    if name in names:
+        return name
+    ending = sorted({n for n in names if n.endswith(f".{name}")})
+    if len(ending) == 1:
+        return ending[0]
+    close = ending or difflib.get_close_matches(name, names, n=3)
+    hint = f" Did you mean {' or '.join(repr(n) for n in close[:3])}?" if close else ""
+    raise BlockSelectionError(
+        f"`{field}` names '{name}', which is {'not unique' if ending else 'no module'} in '{type(model).__name__}'."
+        f"{hint} Give the full dotted name."
+    )
+
+
+def _plain(key: str) -> str:
+    """The name a module has in the model without wrappers; empty for what lies inside an adapter's copies."""
+    parts = key.split(".")
+    if "subtuning_blocks" in parts or "modules_to_save" in parts:
+        return ""
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+
+
+def _inside(inner: str, outer: str) -> bool:
+    return inner.startswith(f"{outer}.")
+
+
+def _check_apart(blocks: list[str], head: list[str], extra: list[str]) -> None:
+    for block in blocks:
+        for module in [*head, *extra]:
+            if module == block or _inside(module, block) or _inside(block, module):
+                raise NestedBlocksError(
+                    f"Block '{block}' and module '{module}' (head or `modules_to_save`) contain one another: its "
+                    "tensors would be trained twice. Leave one of them out."
+                )
+    for first in [*head, *extra]:
+        for second in [*head, *extra]:
+            if _inside(first, second):
+                raise NestedBlocksError(f"`modules_to_save` or head: '{first}' lies inside '{second}'. Name one.")
+
+
+def _check_beside(name: str, blocks: list[str], modules: list[str], other: SubTuningConfig) -> None:
+    theirs = [str(block) for block in other.blocks or []]
+    their_modules = [*(other.head or []), *extra_modules(other)]
+    for mine in blocks:
+        for one in theirs:
+            if _inside(mine, one) or _inside(one, mine):
+                raise NestedBlocksError(
+                    f"Block '{mine}' and block '{one}' of adapter '{name}' contain one another. Adapters on one model "
+                    "must cut it into the same blocks: choose both at one level, or delete that adapter first."
+                )
+        for one in their_modules:
+            if mine == one or _inside(mine, one) or _inside(one, mine):
+                raise NestedBlocksError(f"Block '{mine}' overlaps '{one}', which adapter '{name}' trains in full.")
+    for mine in modules:
+        for one in theirs:
+            if mine == one or _inside(mine, one) or _inside(one, mine):
+                raise NestedBlocksError(f"Module '{mine}' overlaps block '{one}' of adapter '{name}'.")
+
+
+def _resolve_labels(model: nn.Module, config: SubTuningConfig, head: list[str]) -> None:
+    base_names = labels_of(model).base_names
+    layers = output_layers(model, head, labels_of(model).base_count)
+    widths = {width for _, width in layers.values()}
+    if not widths:
+        if config.num_labels is not None:
+            raise ArgumentsError(
+                f"`num_labels` is {config.num_labels}, but '{type(model).__name__}' has no head of linear or "
+                "convolution layers to give that many outputs. Leave `num_labels` out, or name the head with `head`."
+            )
+        return
+    width = max(widths)
+    has_labels = base_names is not None and len(base_names) == width
+    if config.num_labels is None:
+        # Not every output layer speaks of labels: a language model's has the size of the vocabulary.
+        config.num_labels = width
+        if has_labels:
+            config.id2label = dict(base_names)  # type: ignore[arg-type]
+    elif config.id2label is None and base_names is not None:
+        same = has_labels and config.num_labels == width
+        config.id2label = dict(base_names) if same else {i: f"LABEL_{i}" for i in range(config.num_labels)}  # type: ignore[arg-type]
+    if config.id2label is not None:
+        config.label2id = {name: index for index, name in config.id2label.items()}

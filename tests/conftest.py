@@ -1,0 +1,17 @@
+"""Settings every test shares. They must stand before torch and the Hugging Face libraries are imported."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# One thread per test process: the models are toys, and pytest-xdist already fills the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test may reach the network or read what happens to lie in the user's cache.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder of the process that starts them
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="subtuning-hf-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Journals of every released format stay readable and can be continued."""
+
+import importlib.util
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from subtuning_hf.search.greedy import replay
+from subtuning_hf.search.journal import Journal, read_study
+from subtuning_hf.search.lines import FORMAT
+from subtuning_hf.search.profile import profile_of
+from subtuning_hf.search.records import Candidate, SearchSpec
+from subtuning_hf.search.result import SearchResult
+
+ASSETS = Path(__file__).parent / "assets"
+FOLDERS = sorted(ASSETS.glob("journal_format*"))
+
+
+def test_there_is_a_journal_of_every_format():
+    assert [folder.name for folder in FOLDERS] == [f"journal_format{number}" for number in range(1, FORMAT + 1)]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_it_is_read_and_means_what_it_meant(folder):
+    study = read_study(folder)
+    assert [block.name for block in study.spec.blocks] == [f"encoder.layer.{index}" for index in range(3)]
+    assert [block.num_parameters for block in study.spec.blocks] == [1000, 1001, 1002]
+    assert (study.spec.num_folds, study.spec.metric, study.spec.greater_is_better) == (2, "eval_accuracy", True)
+    assert study.spec.settings["arguments"]["learning_rate"] == 0.001
+    assert study.spec.environment["torch"] == "2.5.1"
+    assert study.searches == (SearchSpec(max_blocks=3),)
+    assert len(study.evaluations) == 15 and len(study.decisions) == 4
+    assert [each.candidate.blocks for each in study.evaluations].count(()) == 3
+    first = study.evaluations[0]
+    assert (first.candidate, first.fold, first.score, first.num_examples) == (Candidate(), 0, 0.4, 50)
+    assert math.isnan(first.metrics["eval_f1"]) and first.info == {"steps": 12, "note": "Schlüssel"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_its_search_is_replayed_to_the_same_end(folder):
+    study = read_study(folder)
+    state = replay(study.spec, study.searches[0], study.evaluations)
+    result = SearchResult.from_state(study.spec, state, study.evaluations)
+    assert result.blocks == ("encoder.layer.0", "encoder.layer.2")
+    assert result.cost.num_evaluations == 14 and result.cost.seconds == 8.5
+    gains = [row.gain for row in result.ladder]
+    assert gains == [None, *map(pytest.approx, (25 / 99, 11 / 99, 0.0))]
+    made = [(decision.round, decision.winner, decision.gain) for decision in study.decisions]
+    assert made == [(round_.index, round_.decision.winner, round_.decision.gain) for round_ in state.rounds]
+    assert [row.mean for row in profile_of(study.spec, study.evaluations).rows] == [63 / 99, 49 / 99, 55 / 99]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_it_can_be_continued(folder, tmp_path):
+    copy = tmp_path / "journal"
+    shutil.copytree(folder, copy)
+    study = read_study(copy)
+    for writer in ("rank-0000", "rank-0001", "rank-0002"):
+        with Journal.open(copy, study.spec, writer) as journal:
+            journal.append(study.evaluations[0])
+    assert len(read_study(copy).evaluations) == len(study.evaluations) + 3
+
+
+def test_what_is_written_now_is_the_newest_of_these_formats(tmp_path):
+    """Whoever changes what a line says meets this test, and then raises the number of the format."""
+    folder = ASSETS / f"journal_format{FORMAT}"
+    spec = importlib.util.spec_from_file_location("make_journal", folder / "make_journal.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0000.jsonl", "rank-0001.jsonl"]
+    for path in tmp_path.iterdir():
+        # The words of a decision may get better; everything else is the format.
+        now, then = (each.read_bytes().split(b'"reason":') for each in (path, folder / path.name))
+        assert [part.split(b"\n", 1)[-1] for part in now[1:]] == [part.split(b"\n", 1)[-1] for part in then[1:]]
+        assert now[0] == then[0]

@@ -1,0 +1,51 @@
+"""The plan of a search: right counts, measured times, nothing trained to an end, nothing written."""
+
+import pytest
+
+from subtuning_hf.errors import ArgumentsError, StudyMismatchError
+from subtuning_hf.search.journal import read_study
+from subtuning_hf.training.dry_run import SearchPlan
+from training.cases import Rows, Untouchable, assert_same_state, files_under, make_model, make_trainer, state_of
+
+
+def test_the_plan_counts_what_a_search_would_do_and_leaves_no_trace(tmp_path, capsys):
+    model = make_model()
+    args = {"dry_run": True, "num_folds": 3, "num_train_epochs": 4, "disable_tqdm": False}
+    trainer = make_trainer(tmp_path / "out", model=model, args=args, eval_dataset=Untouchable())
+    before = state_of(model)
+    capsys.readouterr()
+    plan = trainer.search()
+    assert isinstance(plan, SearchPlan)
+    assert [(r.index, r.candidates, r.evaluations) for r in plan.rounds] == [(0, 1, 3), (1, 3, 9), (2, 2, 6), (3, 1, 3)]
+    assert (plan.evaluations, plan.num_blocks, plan.num_folds, plan.steps, plan.recorded) == (21, 3, 3, 8, 0)
+    assert all(seconds > 0 for seconds in plan.seconds.values()) and len(plan.seconds) == 3
+    assert plan.at_most_seconds == pytest.approx(sum(r.seconds for r in plan.rounds)) and plan.at_most_seconds > 0
+    assert_same_state(before, state_of(model))
+    assert files_under(tmp_path) == [] and trainer.result is None
+    shown = capsys.readouterr().out
+    assert "At most 21 evaluations" in shown and "Nothing was trained or written" in shown
+    with pytest.raises(ArgumentsError, match="`dry_run=True` trains nothing"):
+        trainer.train()
+
+
+def test_max_blocks_bounds_the_plan(tmp_path):
+    plan = make_trainer(tmp_path, args={"dry_run": True, "max_blocks": 1, "max_steps": 7}).search()
+    assert [r.evaluations for r in plan.rounds] == [2, 6] and plan.steps == 7
+
+
+def test_the_estimate_is_of_the_right_size(tmp_path):
+    args = {"max_blocks": 1, "num_train_epochs": 12}
+    plan = make_trainer(tmp_path, args={**args, "dry_run": True}).search()
+    make_trainer(tmp_path, args=args).search()
+    seconds = sum(e.seconds for e in read_study(tmp_path / "journal").evaluations)
+    assert plan.at_most_seconds / 5 < seconds < plan.at_most_seconds * 5
+
+
+def test_the_plan_knows_what_is_in_the_journal_and_whose_it_is(tmp_path):
+    make_trainer(tmp_path, args={"max_blocks": 0}).search()
+    before = files_under(tmp_path)
+    plan = make_trainer(tmp_path, args={"max_blocks": 1, "dry_run": True}).search()
+    assert plan.recorded == 2 and "2 evaluations are in the journal already" in str(plan)
+    with pytest.raises(StudyMismatchError):
+        make_trainer(tmp_path, train_dataset=Rows(seed=3), args={"dry_run": True}).search()
+    assert files_under(tmp_path) == before
