@@ -170,6 +170,14 @@ def test_experts_are_no_blocks():
 
     assert names(Called(block=nn.ModuleList(named() for _ in range(2)), head=linear())) == ["block.0", "block.1"]
 
+    def only_experts():  # nothing but the name tells this layer from a stage
+        return Called(gate=linear(), experts=nn.ModuleList(mlp() for _ in range(4)))
+
+    assert names(Called(layers=nn.ModuleList(only_experts() for _ in range(2)), head=linear())) == [
+        "layers.0",
+        "layers.1",
+    ]
+
 
 def test_mixture_of_experts_of_transformers():
     model = hf(
@@ -192,6 +200,12 @@ def test_branches_and_excitations_are_no_blocks():
     assert names(Called(stage=stage, fc=linear())) == ["stage.0", "stage.1", "stage.2"]
 
 
+def test_one_among_single_layers_is_no_block():
+    stem = Called(layer=nn.Sequential(linear(), mlp(), linear()))  # the second is a squeeze-and-excitation, say
+    model = Called(stem=stem, body=nn.ModuleList(mlp() for _ in range(3)), fc=linear())
+    assert names(model) == ["body.0", "body.1", "body.2"]
+
+
 def test_stages_give_way_to_blocks_whatever_they_are_called():
     def stage(depth):
         return Called(down=nn.Conv2d(3, 3, 1), units=nn.ModuleList(mlp() for _ in range(depth)))
@@ -202,7 +216,8 @@ def test_stages_give_way_to_blocks_whatever_they_are_called():
 
 def test_a_list_is_no_block_since_nothing_calls_it():
     # A common way to write a transformer: `for attention, feed_forward in self.layers`.
-    model = Called(layers=nn.ModuleList(nn.ModuleList([mlp(), mlp()]) for _ in range(2)), head=linear())
+    pairs = [nn.ModuleList([mlp(), Called(first=linear(), second=linear())]) for _ in range(2)]
+    model = Called(layers=nn.ModuleList(pairs), head=linear())
     assert names(model) == ["layers.0.0", "layers.0.1", "layers.1.0", "layers.1.1"]
 
 

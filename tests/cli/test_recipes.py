@@ -127,6 +127,7 @@ def test_arguments_are_those_of_the_class(write):
 def test_numbers_without_a_point():
     assert check("1e-3", float, "x") == 0.001
     assert check(1, float, "x") == 1.0
+    assert check(0.01, float | None, "x") == 0.01
     assert check("1e-3", str, "x") == "1e-3"
     with pytest.raises(RecipeError):
         check(True, float, "x")

@@ -131,7 +131,8 @@ GARBAGE = {
     "zeros": b"\0" * 20,
     "a list": b"[1, 2]",
     "a number": b"12",
-    "NaN": b'{"type":"evaluation","score":NaN}',
+    "NaN": b'{"type":"evaluation","candidate":{"blocks":[]},"fold":0,"score":0.5,"num_examples":1,'
+    b'"metrics":{"f1":NaN},"trainable_parameters":0,"seconds":0,"info":{}}',
     "unknown type": b'{"type":"prune","candidate":"a"}',
     "no type": b'{"score":0.5}',
     "unknown key": b'{"type":"search","strategy":"exact","direction":"forward","max_blocks":1,"min_gain":null,"x":1}',

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from subtuning_hf.errors import (
     ArgumentsError,
@@ -92,7 +92,7 @@ class Bare(torch.nn.Module):
         ({"callbacks": [3]}, "classes or factories, found 3"),
         ({"callbacks": [dict]}, "returned dict"),
         ({"trainer_cls": dict}, "must be a subclass of transformers.Trainer"),
-        ({"trainer_cls": Trainer(make_model(), TrainingArguments(use_cpu=True, report_to=[]))}, "subclass of"),
+        ({"trainer_cls": object()}, "subclass of"),
         ({"trainer_cls": GreedySubTuningTrainer}, "searches itself"),
         ({"model_init": make_model}, "Pass `model=`"),
         ({"train_transform": 3}, "`train_transform` must be a function, found int"),
@@ -294,8 +294,7 @@ def test_an_output_dir_that_cannot_be_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code):
-    finished = make_trainer(tmp_path / "whole", args={"max_blocks": 1})
-    expected = finished.search()
+    args = {"max_blocks": 0, "num_folds": 4}
     written = []
     real = os.write
 
@@ -308,7 +307,7 @@ def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code):
         return real(descriptor, data)
 
     model = make_model()
-    trainer = make_trainer(tmp_path / "out", model=model, args={"max_blocks": 1})
+    trainer = make_trainer(tmp_path / "out", model=model, args=args)
     before = state_of(model)
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(JournalError, match="the search continues where it was"):
@@ -317,8 +316,8 @@ def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code):
     assert_same_state(before, state_of(model))
     assert len(read_study(tmp_path / "out" / "journal").evaluations) == 2
     trainings = count_trainings(monkeypatch)
-    resumed = make_trainer(tmp_path / "out", args={"max_blocks": 1}).search()
-    assert len(trainings) == 6 and resumed.blocks == expected.blocks
+    make_trainer(tmp_path / "out", args=args).search()
+    assert len(trainings) == 2 and len(read_study(tmp_path / "out" / "journal").evaluations) == 4
 
 
 def test_a_head_that_cannot_be_written(tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def test_the_estimate_is_of_the_right_size(tmp_path):
     plan = make_trainer(tmp_path, args={**args, "dry_run": True}).search()
     make_trainer(tmp_path, args=args).search()
     seconds = sum(e.seconds for e in read_study(tmp_path / "journal").evaluations)
-    assert plan.at_most_seconds / 5 < seconds < plan.at_most_seconds * 5
+    # An order of magnitude: the machine may be busy with something else in either half.
+    assert plan.at_most_seconds / 10 < seconds < plan.at_most_seconds * 10
 
 
 def test_the_plan_knows_what_is_in_the_journal_and_whose_it_is(tmp_path):

@@ -100,20 +100,18 @@ def test_resume_from_checkpoint_equals_the_straight_run(tmp_path):
             if Stop.active and state.global_step == 3:
                 raise KeyboardInterrupt
 
-    args = {"max_blocks": 1, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
+    args = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
     straight = make_trainer(tmp_path / "straight", args={**args, "save_strategy": "no"})
-    straight.train()
-    make_trainer(tmp_path / "out", args=args).search()
+    straight.train(blocks=[0, 2])
     Stop.active = True
     trainer = make_trainer(tmp_path / "out", args=args)
     trainer.add_callback(Stop)
     with pytest.raises(KeyboardInterrupt):
-        trainer.train()
+        trainer.train(blocks=[0, 2])
     Stop.active = False
     resumed = make_trainer(tmp_path / "out", args=args)
-    output = resumed.train(resume_from_checkpoint=True)
+    output = resumed.train(resume_from_checkpoint=True, blocks=[0, 2])
     assert output.global_step == 6
-    assert resumed.result.blocks == straight.result.blocks
     ours, theirs = tensors_of(resumed.model), tensors_of(straight.model)
     assert ours.keys() == theirs.keys()
     for name in ours:

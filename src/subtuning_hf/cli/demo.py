@@ -110,6 +110,7 @@ def quiet() -> None:
     # machine. It also makes the numbers the same for any number of cores.
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
 

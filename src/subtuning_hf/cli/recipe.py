@@ -232,7 +232,7 @@ def check(value: Any, hint: Any, place: str) -> Any:
         origin = typing.get_origin(option) or option
         if origin is type(None) and value is None:
             return None
-        if origin is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
                 return float(value)
             except ValueError:

@@ -130,7 +130,10 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _version(tensor: torch.Tensor) -> int:
+def _version(tensor: torch.Tensor) -> Any:
+    if tensor.numel() == 1 and not tensor.is_meta:
+        # By value: loading a checkpoint writes BatchNorm's counters onto themselves.
+        return tensor.item()
     # Torch counts writes to a tensor, but not to one made in inference mode.
     return -1 if tensor.is_inference() else tensor._version
 

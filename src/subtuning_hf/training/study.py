@@ -251,14 +251,11 @@ class Study:
 
     def _compare_environment(self, old: dict[str, Any]) -> None:
         new = self.spec.environment
-        changed = [
-            f"{name} {old[name]} -> {new[name]}"
-            for name in new
-            if name in old and name != "head" and old[name] != new[name]
-        ]
+        differs = [name for name in new if name in old and name != "head" and old[name] != new[name]]
+        changed = [f"{name} {old[name]} -> {new[name]}" for name in differs]
         if changed and self.evaluations:
             logger.warning(
-                f"The study in '{self.folder}' was begun in another environment ({', '.join(map(str, changed))}). New "
+                f"The study in '{self.folder}' was begun in another environment ({', '.join(changed)}). New "
                 "scores can differ from its scores in the last digits. Make the environments equal, or start a new "
                 "study in another `output_dir`, where such differences matter."
             )
