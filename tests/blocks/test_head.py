@@ -104,3 +104,24 @@ def test_plain_language_model():
     tied.out.weight = tied.embed.weight
     assert find_head(tied) == []
     assert find_head(Around(nn.Sequential(*(block() for _ in range(3))), lm_head=nn.Linear(4, 8))) == []
+
+
+def test_head_of_a_model_of_ones_own_by_any_name():
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    class OwnForImageClassification(PreTrainedModel):
+        config_class = PreTrainedConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.conv1 = nn.Conv2d(3, 4, 3)
+            self.layers = nn.Sequential(
+                *(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)) for _ in range(3))
+            )
+            self.linear = nn.Linear(4, NUM_LABELS)
+
+    class OwnModel(OwnForImageClassification):
+        pass
+
+    assert find_head(OwnForImageClassification(PreTrainedConfig())) == ["linear"]
+    assert find_head(OwnModel(PreTrainedConfig())) == []

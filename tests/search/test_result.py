@@ -7,7 +7,7 @@ import pytest
 
 from search.score_tables import all_evaluations, evaluation, make_spec
 from subtuning_hf.errors import IncompleteRoundError, MissingDependencyError
-from subtuning_hf.search.greedy import replay
+from subtuning_hf.search.greedy import replay, score_of
 from subtuning_hf.search.profile import profile_of
 from subtuning_hf.search.records import Candidate, SearchSpec
 from subtuning_hf.search.result import Cost, SearchResult, ladder, ladder_table
@@ -75,6 +75,15 @@ def test_candidates_that_lack_a_fold_are_missing():
     assert [row.label for row in profile.rows] == ["a", "c"] and profile.missing == (Candidate(("b",)),)
     assert profile.head_only is None and profile.rows[0].gain is None
     assert profile_of(SPEC, []).rows == () and len(profile_of(SPEC, []).missing) == 3
+
+
+def test_of_two_evaluations_of_one_unit_the_profile_counts_the_same_as_the_search():
+    again = [evaluation(("b",), fold, SIZES[fold], SIZES[fold]) for fold in (0, 1)]
+    for evaluations in (known() + again, again + known()):
+        row = profile_of(SPEC, evaluations).rows[1]
+        round_ = replay(SPEC, SearchSpec(), evaluations).rounds[1]
+        assert row.mean == score_of(round_.of(Candidate(("b",))))
+    assert row.mean == 1.0
 
 
 def test_the_profile_of_one_fold_has_no_spread():

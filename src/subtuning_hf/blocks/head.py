@@ -67,12 +67,18 @@ def head_by_name(root: Node) -> list[Node] | None:
             return found
         inside = [child for child in node.children if child.sizes]
         if len(inside) != 1:
-            return [] if _is_transformers(node) else None
+            return [] if _is_bare(node) else None
         node = inside[0]
 
 
 def _is_transformers(node: Node) -> bool:
     return isinstance(getattr(type(node.module), "base_model_prefix", None), str)
+
+
+def _is_bare(node: Node) -> bool:
+    # A backbone ends in a norm or a pooler, which is no head. By their names the classes of models with a head say what
+    # the model is for (`...ForImageClassification`), also those that are not transformers' own.
+    return _is_transformers(node) and "For" not in type(node.module).__name__
 
 
 def _is_language_model(node: Node) -> bool:

@@ -66,6 +66,7 @@ def build_arguments(values: dict[str, Any], metric: str, dry_run: bool, label_co
         "greater_is_better": True,
         "remove_unused_columns": False,  # the transforms need the raw columns
         "label_column": label_column,
+        "disable_tqdm": False,  # whatever the libraries' log level is
         "dry_run": dry_run,
     }
     if "metric_for_best_model" in values:

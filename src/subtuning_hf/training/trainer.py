@@ -165,7 +165,7 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
             asked = search_spec(self.args, len(prepared.spec.blocks))
             if self.args.dry_run:
                 plan = plan_search(self._recipe, prepared, asked)
-                self._say(str(plan))
+                self._say(str(plan), always=True)
                 return plan
             with Study(self._recipe, prepared, may_train=self._untouched is None) as study:
                 state = study.run(asked)
@@ -329,8 +329,8 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
         finally:
             torch.set_num_threads(before)
 
-    def _say(self, text: str) -> None:
-        if self.is_world_process_zero() and not self.args.disable_tqdm:
+    def _say(self, text: str, always: bool = False) -> None:
+        if self.is_world_process_zero() and (always or not self.args.disable_tqdm):
             print(text)
         else:
             logger.info(text)
