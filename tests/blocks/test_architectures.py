@@ -25,6 +25,7 @@ TRANSFORMERS = [
     ("Dinov2WithRegistersForImageClassification", ["dinov2_with_registers.encoder.layer.{0-11}"], CLASSIFIER),
     ("FocalNetForImageClassification", ["focalnet.encoder.stages.{0-1}.layers.{0-1}", "focalnet.encoder.stages.2.layers.{0-5}", "focalnet.encoder.stages.3.layers.{0-1}"], CLASSIFIER),
     ("PoolFormerForImageClassification", ["poolformer.encoder.block.{0-1}.{0-1}", "poolformer.encoder.block.2.{0-5}", "poolformer.encoder.block.3.{0-1}"], CLASSIFIER),
+    ("PvtForImageClassification", ["pvt.encoder.block.{0-3}.{0-1}"], CLASSIFIER),
     ("PvtV2ForImageClassification", ["pvt_v2.encoder.layers.{0-3}.blocks.{0-1}"], CLASSIFIER),
     ("RegNetForImageClassification", ["regnet.encoder.stages.0.layers.{0-1}", "regnet.encoder.stages.1.layers.{0-5}", "regnet.encoder.stages.2.layers.{0-11}", "regnet.encoder.stages.3.layers.{0-1}"], CLASSIFIER),
     ("SegformerForImageClassification", ["segformer.stages.{0-3}.blocks.{0-1}"], CLASSIFIER),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from subtuning_hf.blocks import find_blocks, partition, resolve_blocks
+from subtuning_hf.blocks import find_blocks, find_head, partition, resolve_blocks
 from subtuning_hf.errors import NoBlocksFoundError
 from toy_modules import PlainBlock
 from toys import BERT, LLAMA, expand
@@ -173,10 +173,8 @@ def test_experts_are_no_blocks():
     def only_experts():  # nothing but the name tells this layer from a stage
         return Called(gate=linear(), experts=nn.ModuleList(mlp() for _ in range(4)))
 
-    assert names(Called(layers=nn.ModuleList(only_experts() for _ in range(2)), head=linear())) == [
-        "layers.0",
-        "layers.1",
-    ]
+    layers = nn.ModuleList(only_experts() for _ in range(2))
+    assert names(Called(layers=layers, head=linear())) == ["layers.0", "layers.1"]
 
 
 def test_mixture_of_experts_of_transformers():
@@ -259,3 +257,55 @@ def test_large_models_are_quick():
     assert len(find_blocks(model)) == 500
     partition(model)
     assert time.process_time() - start < 5
+
+
+# --- marks that libraries leave --------------------------------------------------------------
+def test_layers_marked_for_checkpointing_need_no_number():
+    marked = type("GradientCheckpointingLayer", (Called,), {})
+
+    def layer():
+        return type("Layer", (marked,), {})(attention=mlp(), output=linear())
+
+    model = Called(stem=linear(), bottom=layer(), middle=layer(), neck=mlp(), top=layer(), fc=linear())
+    assert names(model) == ["bottom", "middle", "top"]
+
+
+class LikeTimm(Called):
+    """A model that says what its blocks are; the pattern that is listed first fits behind the other."""
+
+    pretrained_cfg = {"classifier": "out"}  # noqa: RUF012
+
+    def group_matcher(self, coarse=False):
+        return {"blocks": r"^late" if coarse else [(r"^late\.(\d+)", None), (r"^early(\d+)", (0,))]}
+
+
+def test_blocks_of_timm_stand_in_forward_order_whatever_the_order_of_its_patterns():
+    model = LikeTimm(early1=mlp(), early2=mlp(), late=nn.ModuleList(mlp() for _ in range(2)), out=linear())
+    assert names(model) == ["early1", "early2", "late.0", "late.1"]
+
+
+def test_a_decoder_beside_the_base_model_is_no_head():
+    class Task(Called):
+        base_model_prefix = "base"
+
+    def layers():
+        return Called(layers=nn.ModuleList(mlp() for _ in range(2)))
+
+    model = Task(base=layers(), decoder=layers(), out=linear())
+    assert names(model) == [*(f"base.layers.{i}" for i in range(2)), *(f"decoder.layers.{i}" for i in range(2))]
+    assert find_head(model) == ["out"]
+
+
+def test_tables_make_no_block():
+    def table():
+        return Called(table=nn.Embedding(9, 8), project=linear())
+
+    def patches():
+        part = Called(project=linear())
+        part.positions = nn.Parameter(torch.zeros(1, 5, 8))
+        return part
+
+    body = nn.ModuleList(mlp() for _ in range(2))
+    for stem in (table, patches):
+        model = Called(stem=nn.ModuleList(stem() for _ in range(3)), body=body, fc=linear())
+        assert names(model) == ["body.0", "body.1"]

@@ -13,21 +13,23 @@ import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..errors import AdapterMismatchError, AdapterNameError
+from ..errors import AdapterMismatchError, AdapterNameError, ArgumentsError
 from .config import SubTuningConfig
 from .layer import BlockLayer
 
 _RESERVED = frozenset(
     {"__base__", "base_layer", "base_model", "model", "modules_to_save", "original_module", "subtuning_blocks"}
 )
+_EMPTY = nn.ModuleDict()
 
 
 def check_adapter_name(model: nn.Module, name: str) -> None:
     """
-    Refuse a name that is also a name inside the model.
+    Refuse a name that is also a name inside the model, or one that cannot hold copies.
 
     PEFT tells the tensors of adapters apart by `.name.` in their keys: with a second adapter called "mlp" it would
-    drop every tensor of the first that lies in a module "mlp", and say nothing.
+    drop every tensor of the first that lies in a module "mlp", and say nothing. Copies are kept in a `ModuleDict`,
+    which takes no key that is an attribute of its own, such as "type".
 
     Raises: [`AdapterNameError`]
     """
@@ -38,6 +40,16 @@ def check_adapter_name(model: nn.Module, name: str) -> None:
             f"The adapter name '{name}' is also the name of a module, parameter or buffer inside "
             f"'{type(model).__name__}'. PEFT would mix up their tensors when saving. Choose another, such as "
             f"'{name}_task', with `adapter_name=`."
+        )
+    if hasattr(_EMPTY, name):
+        raise AdapterNameError(
+            f"The adapter name '{name}' is an attribute of torch's modules. Choose another, such as '{name}_task', "
+            "with `adapter_name=`."
+        )
+    if adapter_tensors(model, name):
+        raise AdapterNameError(
+            f"'{type(model).__name__}' already holds an adapter '{name}', whose weights would be lost. Call "
+            "unload() on the PeftModel that holds it, delete it, or choose another `adapter_name`."
         )
 
 
@@ -52,6 +64,30 @@ def _components(module: nn.Module) -> Iterator[str]:
         for name, child in module.named_children():
             yield name
             yield from _components(child)
+
+
+def check_present(model: nn.Module, names: list[str]) -> None:
+    """
+    Refuse modules whose weights accelerate keeps elsewhere: a copy would be empty, and its hook run the original's.
+
+    Raises: [`ArgumentsError`]
+    """
+    for name in names:
+        for module in model.get_submodule(name).modules():
+            if getattr(getattr(module, "_hf_hook", None), "offload", False):
+                raise ArgumentsError(
+                    f"'{name}' is offloaded to the CPU or the disk, and what is not on a device cannot be tuned. Load "
+                    "the base with a `device_map` that places this module on a device."
+                )
+
+
+def check_finite(model: nn.Module, adapter_names: list[str]) -> None:
+    """Refuse adapters with NaN or infinity in a parameter, before any part of them is merged."""
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    for name in adapter_names:
+        for key, tensor in adapter_tensors(model, name).items():
+            if key in parameters and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"NaN or infinity in '{_readable(key, name)}' of adapter {name}; it was not merged.")
 
 
 def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, torch.Tensor]:

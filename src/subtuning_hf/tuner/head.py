@@ -10,12 +10,15 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from accelerate.hooks import add_hook_to_module
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from .grads import needs_grad, require_grad
 from .labels import Labels
 from .mixed import mixed_forward
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class TaskModuleWrapper(ModulesToSaveWrapper):
@@ -61,8 +64,15 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
         present = [name for name in names if name in self.modules_to_save]
         if len(present) > 1:
             raise ValueError(f"Attempted to set multiple ({present}) adapters at once for modules_to_save.")
+        trainable = [] if inference_mode else present
+        if self.disable_adapters:
+            # Gradients come back when adapters are enabled, and then to what is active by now.
+            if present != self._active_adapter:
+                self._trainable.clear()
+                self._trainable.update(trainable)
+            trainable = []
         for name, module in self.modules_to_save.items():
-            require_grad(module, name in present and not inference_mode)
+            require_grad(module, name in trainable)
         self._active_adapter = present
         self._sync_labels()
 
@@ -85,7 +95,8 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
         del self.modules_to_save[adapter_name]
         if self._labels is not None:
             self._labels.remove(adapter_name)
-        self.set_adapter([name for name in new_active_adapters or [] if name in self.modules_to_save][:1])
+        if adapter_name in self.active_adapters:
+            self.set_adapter([name for name in new_active_adapters or [] if name in self.modules_to_save][:1])
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
@@ -147,7 +158,7 @@ def output_layers(model: nn.Module, head: list[str], num_outputs: int | None) ->
 def _width(layer: nn.Module) -> int | None:
     if isinstance(layer, nn.Linear):
         return layer.out_features
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, _CONVOLUTIONS):
         return layer.out_channels
     return None
 
@@ -158,12 +169,17 @@ def _resized(module: nn.Module, path: str, width: int) -> nn.Module:
         return module
     common: dict[str, Any] = {"bias": old.bias is not None, "device": old.weight.device, "dtype": old.weight.dtype}
     new: nn.Module
-    if isinstance(old, nn.Conv2d):
-        shape: Any = (old.kernel_size, old.stride, old.padding, old.dilation)
-        new = nn.Conv2d(old.in_channels, width, *shape, **common)
+    kind: Any = next((kind for kind in _CONVOLUTIONS if isinstance(old, kind)), None)
+    if kind is not None:
+        shape = (old.kernel_size, old.stride, old.padding, old.dilation)
+        new = kind(old.in_channels, width, *shape, padding_mode=old.padding_mode, **common)
     else:
         new = nn.Linear(old.in_features, width, **common)  # type: ignore[arg-type]
     new.train(old.training)
+    hook = getattr(old, "_hf_hook", None)
+    if hook is not None:
+        # A base dispatched over devices: the new layer takes its input to where it lies, too.
+        add_hook_to_module(new, deepcopy(hook))
     if not path:
         return new
     parent, _, child = path.rpartition(".")

@@ -27,8 +27,12 @@ class Labels:
         config = getattr(model, "config", None)
         names = getattr(config, "id2label", None)
         self._config_names = dict(names) if names else None
+        self._config_indices = dict(getattr(config, "label2id", None) or {})
         self._counts = {name: model.__dict__[name] for name in _COUNT_ATTRIBUTES if _is_count(model, name)}
-        self._of_adapter: dict[str, dict[int, str]] = {}
+        self._of_adapter: dict[str, tuple[int, dict[int, str] | None]] = {}
+        # transformers writes the kind of loss it inferred from the number of labels into the config.
+        self._problems: dict[str | None, str | None] = {None: getattr(config, "problem_type", None)}
+        self._current: str | None = None
 
     @property
     def base_names(self) -> dict[int, str] | None:
@@ -42,26 +46,41 @@ class Labels:
             return len(self._config_names)
         return next(iter(self._counts.values()), None)
 
-    def add(self, adapter_name: str, id2label: dict[int, str]) -> None:
-        """Record the labels of an adapter."""
-        self._of_adapter[adapter_name] = dict(id2label)
+    def add(self, adapter_name: str, num_labels: int, id2label: dict[int, str] | None = None) -> None:
+        """Record the labels of an adapter: their number, and their names where they have some."""
+        self._of_adapter[adapter_name] = (num_labels, dict(id2label) if id2label is not None else None)
 
     def remove(self, adapter_name: str) -> None:
         """Forget the labels of an adapter."""
         self._of_adapter.pop(adapter_name, None)
+        self._problems.pop(adapter_name, None)
 
     def apply(self, adapter_name: str | None) -> None:
         """Make the model speak of an adapter's labels, or of its own (`None`)."""
-        names = self._of_adapter.get(adapter_name) if adapter_name is not None else None
+        owner = adapter_name if adapter_name in self._of_adapter else None
+        width, names = self._of_adapter[owner] if owner is not None else (self.base_count, None)
+        config: Any = getattr(self.model, "config", None)
         target = names if names is not None else self._config_names
-        config = getattr(self.model, "config", None)
         if target is not None and getattr(config, "id2label", None) != target:
-            config.id2label = dict(target)  # type: ignore[union-attr]
-            config.label2id = {name: index for index, name in target.items()}  # type: ignore[union-attr]
+            config.id2label = dict(target)
+            config.label2id = {name: index for index, name in target.items()} if names else dict(self._config_indices)
             if getattr(config, "label_names", None) is not None:  # where TimmWrapperConfig keeps them a second time
-                config.label_names = list(target.values())  # type: ignore[union-attr]
+                config.label_names = list(target.values())
+        if hasattr(config, "problem_type"):
+            self._switch_problem(config, owner, width)
         for attribute, count in self._counts.items():
-            setattr(self.model, attribute, len(names) if names is not None else count)
+            setattr(self.model, attribute, width if owner is not None else count)
+
+    def _switch_problem(self, config: Any, owner: str | None, width: int | None) -> None:
+        if self._current in self._problems:
+            self._problems[self._current] = config.problem_type
+        self._current = owner
+        if owner not in self._problems:
+            problem = self._problems[None]
+            # What was inferred for the base's number of labels means nothing for one label, or for several after one.
+            inferred = "single_label_classification" if width == 1 else "regression" if self.base_count == 1 else None
+            self._problems[owner] = None if problem == inferred and width != self.base_count else problem
+        config.problem_type = self._problems[owner]
 
 
 def _is_count(model: nn.Module, name: str) -> bool:

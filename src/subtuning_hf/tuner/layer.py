@@ -43,6 +43,8 @@ class BlockLayer(nn.Module, BaseTunerLayer):
         # Which arguments carry the batch, learned from the calls seen (see `mixed.py`).
         self._not_batched: set[str] = set()
         self._trainable: set[str] = set()
+        # Heads of the same model, switched along: transformers' `enable_adapters` passes them by.
+        self._heads: list[Any] = []
         self.update_layer(adapter_name, inference_mode=inference_mode)
 
     @property
@@ -81,8 +83,14 @@ class BlockLayer(nn.Module, BaseTunerLayer):
                 f"Adapters {present} tune the same block and cannot be active at once: a block is replaced, not "
                 "summed. Set one, or pass `adapter_names` for a mixed batch."
             )
+        trainable = [] if inference_mode else present
+        if self.disable_adapters:
+            # Gradients come back when adapters are enabled, and then to what is active by now.
+            if names != self._active_adapter:
+                self._trainable = set(trainable)
+            trainable = []
         for name, block in self.subtuning_blocks.items():
-            require_grad(block, name in present and not inference_mode)
+            require_grad(block, name in trainable)
         self._active_adapter = names
 
     def delete_adapter(self, adapter_name: str) -> None:
@@ -103,6 +111,8 @@ class BlockLayer(nn.Module, BaseTunerLayer):
         for name, block in self.subtuning_blocks.items():
             # An adapter loaded for inference stays frozen when it is switched on again (peft issue 3447).
             require_grad(block, enabled and name in self.active_adapters and name in self._trainable)
+        for head in self._heads:
+            head.enable_adapters(enabled)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """

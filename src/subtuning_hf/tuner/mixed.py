@@ -7,6 +7,7 @@ Knows modules and the structures they take and return; does not know adapters be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -93,11 +94,18 @@ class _Taker:
             if structure.ndim and structure.shape[0] == self.size and prefix not in self.not_batched:
                 return structure.index_select(0, self.index.to(structure.device))
             return structure
-        if type(structure) in (dict, tuple, list):
-            pairs = structure.items() if isinstance(structure, dict) else enumerate(structure)
-            taken = {key: self.all(value, f"{prefix}.{key}") for key, value in pairs}
-            return taken if isinstance(structure, dict) else type(structure)(taken.values())
+        if isinstance(structure, (Mapping, tuple, list)):
+            pairs = structure.items() if isinstance(structure, Mapping) else enumerate(structure)
+            return _rebuilt(structure, {key: self.all(value, f"{prefix}.{key}") for key, value in pairs})
         return structure
+
+
+def _rebuilt(like: Any, values: dict) -> Any:
+    """A structure of the same type: a dict, a transformers output, a tuple (with names or without), a list."""
+    kind: Any = type(like)
+    if isinstance(like, Mapping):
+        return kind(**values) if is_dataclass(like) else kind(values)
+    return kind(*values.values()) if hasattr(like, "_fields") else kind(values.values())
 
 
 def _join(outputs: list[Any], sizes: list[int], order: torch.Tensor) -> Any:
@@ -105,15 +113,21 @@ def _join(outputs: list[Any], sizes: list[int], order: torch.Tensor) -> Any:
     if isinstance(first, torch.Tensor):
         return _join_tensors(outputs, sizes, order)
     if isinstance(first, Mapping):
-        return type(first)(**{key: _join([o[key] for o in outputs], sizes, order) for key in first})
+        return _rebuilt(first, {key: _join([o[key] for o in outputs], sizes, order) for key in first})
     if isinstance(first, (tuple, list)):
-        return type(first)(_join([o[i] for o in outputs], sizes, order) for i in range(len(first)))
+        return _rebuilt(first, {i: _join([o[i] for o in outputs], sizes, order) for i in range(len(first))})
     return first
 
 
 def _join_tensors(parts: list[torch.Tensor], sizes: list[int], order: torch.Tensor) -> torch.Tensor:
     if not parts[0].ndim:
         return parts[0]
+    for part, size in zip(parts, sizes, strict=True):
+        if part.shape[0] not in (1, size):
+            raise ValueError(
+                f"A tuned block or head returned a tensor of shape {tuple(part.shape)} for {size} rows, which cannot "
+                "be put back in the order of the batch. Run each adapter on its own instead of passing `adapter_names`."
+            )
     # A part of one row stands for its whole group (T5's position bias).
     parts = [p.expand(n, *p.shape[1:]) if p.shape[0] == 1 and n > 1 else p for p, n in zip(parts, sizes, strict=True)]
     return torch.cat(_same_width(parts)).index_select(0, order.to(parts[0].device))

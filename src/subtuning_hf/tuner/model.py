@@ -18,12 +18,12 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from . import modes
-from .checks import bare, check_adapter_name, check_tensors
+from .checks import bare, check_adapter_name, check_finite, check_present, check_tensors
 from .config import SubTuningConfig
 from .head import TaskModuleWrapper, initialise_output, output_layers
 from .labels import labels_of
 from .layer import BlockLayer
-from .resolve import extra_modules, resolve_config
+from .resolve import extra_modules, given_fields, resolve_config
 
 
 class SubTuningModel(BaseTuner):
@@ -50,15 +50,31 @@ class SubTuningModel(BaseTuner):
     tuner_layer_cls = BlockLayer
     target_module_mapping: dict = {}  # noqa: RUF012
 
+    def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # PEFT enters the config first, in the place of that of an adapter of the same name.
+        check_adapter_name(model, adapter_name)
+        super().__init__(model, peft_config, adapter_name, *args, **kwargs)
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         check_adapter_name(model, adapter_name)
         configs: dict[str, Any] = self.peft_config
         config = configs[adapter_name]
-        # Filled in when a config has met a model: such an adapter comes from a file and waits for its weights.
-        waits = config.base_architecture is not None
-        resolve_config(model, config, {n: c for n, c in configs.items() if n != adapter_name})
-        self._injecting = adapter_name
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        # Filled in, and not here: such an adapter comes from a file and waits for its weights.
+        waits = given_fields(config)["base_architecture"] is not None
+        disabled = any(module.disable_adapters for _, _, module in _wrapped(model))
+        try:
+            resolve_config(model, config, {n: c for n, c in configs.items() if n != adapter_name})
+            check_present(model, [*config.blocks, *config.head, *extra_modules(config)])
+            self._injecting = adapter_name
+            extra = config.modules_to_save
+            try:
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
+            finally:
+                config.modules_to_save = extra
+        except Exception:
+            _take_out(model, adapter_name, configs)
+            raise
+        self._join(model, disabled)
         model.__dict__.setdefault("_subtuning_waiting", set())
         if waits:
             model.__dict__["_subtuning_waiting"].add(adapter_name)
@@ -71,15 +87,30 @@ class SubTuningModel(BaseTuner):
 
     def _prepare_model(self, peft_config: SubTuningConfig, model: nn.Module) -> None:
         labels = labels_of(model)
-        if peft_config.head and peft_config.id2label is not None:
-            labels.add(self._injecting, peft_config.id2label)
         layers = output_layers(model, peft_config.head or [], labels.base_count)
+        count = peft_config.num_labels
+        # Not every output is a label: where the base's labels are not named, their number must be that of its outputs.
+        if count is not None and (peft_config.id2label or labels.base_count in [width for _, width in layers.values()]):
+            labels.add(self._injecting, count, peft_config.id2label)
         for name in [*(peft_config.head or []), *extra_modules(peft_config)]:
             is_head = name in (peft_config.head or [])
             resize = None
             if is_head and peft_config.num_labels is not None and name in layers:
                 resize = (layers[name][0], peft_config.num_labels)
             self._wrap_module(model, name, labels if is_head else None, resize)
+        # PEFT would go on to wrap every module whose name ends like one of these; given back in `inject_adapter`.
+        peft_config.modules_to_save = None
+
+    @staticmethod
+    def _join(model: nn.Module, disabled: bool) -> None:
+        """Switch new wrappers with those that are there."""
+        wrappers = [module for _, _, module in _wrapped(model)]
+        heads = [module for module in wrappers if isinstance(module, TaskModuleWrapper)]
+        for module in wrappers:
+            if isinstance(module, BlockLayer):
+                module._heads = heads
+            if disabled:
+                module.enable_adapters(False)
 
     def _wrap_module(self, model: nn.Module, name: str, labels: Any, resize: tuple[str, int] | None) -> None:
         parent_name, _, child_name = name.rpartition(".")
@@ -142,10 +173,29 @@ class SubTuningModel(BaseTuner):
         self.model.__dict__.get("_subtuning_waiting", set()).discard(adapter_name)
         if was_active and not active:
             active = list(self.peft_config)[:1]
-        if active:
+        if was_active and active:
             self.set_adapter(active if len(active) != 1 else active[0])
-        else:
-            self.active_adapter = []
+        self.active_adapter = active if len(active) != 1 else active[0]
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """
+        Put the copies of the active adapter in the place of the originals.
+
+        Args:
+            adapter_names (`list[str]`, *optional*): The active adapter; another cannot be merged, since blocks and
+                head would then belong to two adapters.
+            safe_merge (`bool`, *optional*, defaults to `False`): Refuse NaN and infinity, before anything is merged.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names or self.active_adapters)
+        inactive = [name for name in names if name not in self.active_adapters]
+        if inactive:
+            raise ValueError(
+                f"Adapter {inactive[0]} is not active, and its head would stay out: call set_adapter first, or "
+                "merge_and_unload(adapter_names=[...])."
+            )
+        if safe_merge:
+            check_finite(self.model, names)
+        super().merge_adapter(adapter_names=names, safe_merge=safe_merge)
 
     def _unload_and_optionally_merge(
         self,
@@ -157,10 +207,10 @@ class SubTuningModel(BaseTuner):
         names = [name for name in (adapter_names or self.active_adapters) if name in self.peft_config]
         if merge and len(names) > 1:
             raise ValueError(f"Cannot merge {names} at once: adapters replace blocks. Merge one of them.")
+        if merge and safe_merge:
+            check_finite(self.model, names)
         for parent, child_name, module in list(_wrapped(self.model)):
             if isinstance(module, BlockLayer):
-                if merge and safe_merge:
-                    module.merge(safe_merge=True, adapter_names=names)
                 new = module.block_of(names[0]) if merge and names else module.original
             else:
                 new = module.unload_and_optionally_merge_module(merge, safe_merge, names)  # type: ignore[operator]
@@ -239,7 +289,26 @@ class SubTuningModel(BaseTuner):
         return remapped
 
 
-def _wrapped(model: nn.Module, prefix: str = "") -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _take_out(model: nn.Module, adapter_name: str, configs: dict[str, Any]) -> None:
+    """Undo an injection that failed, wherever it stopped."""
+    configs.pop(adapter_name, None)
+    labels_of(model).remove(adapter_name)
+    for parent, child_name, module in list(_wrapped(model)):
+        if isinstance(module, BlockLayer):
+            module.delete_adapter(adapter_name)
+            if not module.subtuning_blocks:
+                setattr(parent, child_name, module.base_layer)
+        elif isinstance(module, TaskModuleWrapper):
+            module.delete_adapter(adapter_name, None)
+            if not module.modules_to_save:
+                setattr(parent, child_name, module.original_module)
+    if not configs and "peft_config" not in model.__dict__:
+        model.__dict__.pop("_subtuning_labels", None)
+        if model.__dict__.get("_hf_peft_config_loaded"):
+            model._hf_peft_config_loaded = False  # type: ignore[assignment]  # set by transformers before it calls PEFT
+
+
+def _wrapped(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """Wrappers outermost in the model, with parent and name; never one inside an adapter's copy."""
     for name, child in model.named_children():
         if isinstance(child, (BlockLayer, AuxiliaryTrainingWrapper)):

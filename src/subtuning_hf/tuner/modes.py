@@ -23,14 +23,20 @@ def freeze_modes(model: nn.Module) -> None:
     live: set[nn.Module] = {model}
     checkpointed: list[nn.Module] = []
     for module in model.modules():
+        copy = None
         if isinstance(module, BlockLayer) and module.active_block is not module.base_layer:
-            live.update(module.active_block.modules())
+            copy = module.active_block
         elif isinstance(module, TaskModuleWrapper) and module.active_module is not module.original_module:
-            live.update(module.active_module.modules())
+            copy = module.active_module
+        if copy is not None:
+            if not copy.training:  # else a part of it that was put in eval mode by hand stays there
+                copy.train()
+            live.update(copy.modules())
         if getattr(module, "gradient_checkpointing", False) and not isinstance(module, BlockLayer):
             checkpointed.append(module)
     for module in model.modules():
-        module.training = module in live
+        if module not in live:
+            module.training = False
     for module in checkpointed:
         function = getattr(module, "_gradient_checkpointing_func", None)
         if function is None:

@@ -8,6 +8,8 @@ cannot take is refused here, before the model is touched.
 from __future__ import annotations
 
 import difflib
+from copy import copy
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +27,13 @@ from .head import output_layers
 from .labels import labels_of
 
 # Names that PEFT's classes for these tasks add to `modules_to_save` by themselves, whether the model has them or not.
-_ADDED_BY_PEFT = frozenset({"classifier", "score", "qa_outputs"})
+_ADDED_BY_TASK = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+_ADDED_BY_PEFT = frozenset(name for names in _ADDED_BY_TASK.values() for name in names)
+_FILLED_IN = ("blocks", "num_labels", "id2label", "label2id", "head", "base_architecture")
 
 
 def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTuningConfig]) -> None:
@@ -39,6 +47,29 @@ def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, 
 
     Raises: [`BlockSelectionError`] and its kinds, [`AdapterMismatchError`], [`ArgumentsError`].
     """
+    given = given_fields(config)
+    if "_given" not in config.__dict__:
+        _fill_in(model, config, others)
+        config.__dict__["_given"] = given
+        return
+    # The user's object has met a model before, whose adapter holds it still: it cannot be filled in anew.
+    fresh = copy(config)
+    fresh.__dict__.update(given)
+    _fill_in(model, fresh, others)
+    for name in _FILLED_IN:
+        if getattr(fresh, name) != getattr(config, name):
+            raise ArgumentsError(
+                f"This SubTuningConfig was filled in for another model: `{name}` is {getattr(config, name)!r} there "
+                f"and would be {getattr(fresh, name)!r} for this '{type(model).__name__}'. Make a new SubTuningConfig."
+            )
+
+
+def given_fields(config: SubTuningConfig) -> dict[str, Any]:
+    """What a config said before it was filled in for a model."""
+    return config.__dict__.get("_given") or {name: getattr(config, name) for name in _FILLED_IN}
+
+
+def _fill_in(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTuningConfig]) -> None:
     try:
         blocks = _resolve_selection(model, config)
         head = _resolve_head(model, config)
@@ -53,13 +84,15 @@ def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, 
             f"Nothing to train: no block is chosen and no head was found in '{type(model).__name__}'. Choose blocks "
             "(list them with find_blocks), or name the output layer with `head=[...]`."
         )
+    _check_peft_s_own(model, config, [*head, *extra])
     for name, other in others.items():
         _check_beside(name, [*blocks], [*head, *extra], other)
     _resolve_labels(model, config, head)
     config.blocks = list(blocks)
     config.head = head
     if config.modules_to_save is not None:
-        config.modules_to_save = extra + [name for name in config.modules_to_save if _is_peft_s_own(config, name)]
+        own = [name for name in config.modules_to_save if _is_peft_s_own(config, name)]
+        config.modules_to_save = list(dict.fromkeys(extra + own))
     if config.base_architecture is None:
         config.base_architecture = type(model).__name__
 
@@ -89,6 +122,18 @@ def _resolve_extra(model: nn.Module, config: SubTuningConfig, head: list[str]) -
 
 def _is_peft_s_own(config: SubTuningConfig, name: str) -> bool:
     return bool(config.task_type) and name in _ADDED_BY_PEFT
+
+
+def _check_peft_s_own(model: nn.Module, config: SubTuningConfig, owned: list[str]) -> None:
+    # PEFT's classes for these tasks wrap whatever ends in one of the names, after the tuner is done.
+    added = _ADDED_BY_TASK.get(getattr(config.task_type, "value", config.task_type) or "")
+    for name in dict.fromkeys([*added, *(config.modules_to_save or [])]) if added else ():
+        for key in (_plain(key) for key, _ in model.named_modules()):
+            if key.endswith(name) and key not in owned and not any(_inside(key, one) for one in owned):
+                raise ArgumentsError(
+                    f"With task_type={config.task_type!s} PEFT would also train '{key}', since its name ends in "
+                    f"'{name}'. Leave `task_type` out, or name '{key}' in `head` or `modules_to_save`."
+                )
 
 
 def extra_modules(config: SubTuningConfig) -> list[str]:
