@@ -191,6 +191,11 @@ def main() -> None:
     write(options, task, folder, results, result, rate, time.perf_counter() - started)
 
 
+def without_folders(argument: str) -> str:
+    """Paths without the folders of the machine that a result was made on."""
+    return Path(argument).name if argument.startswith("/") else argument
+
+
 def write(
     options: argparse.Namespace,
     task: Task,
@@ -203,7 +208,7 @@ def write(
     """Results as JSON, Markdown and a picture."""
     rows = method_rows(results)
     report = {
-        "options": vars(options),
+        "options": {**vars(options), "model": Path(options.model).name, "data": Path(options.data).name},
         "methods": rows,
         "search": {
             "blocks": list(result.blocks),
@@ -223,7 +228,7 @@ def write(
     lines = [
         f"# {options.setting}: {len(task.train)} rows, {options.folds} folds, {options.epochs} epochs, "
         f"{options.seeds} seeds, {len(find_blocks(task.model))} blocks, {len(task.test)} test rows",
-        f"\n`python benchmarks/real_data.py {' '.join(sys.argv[1:])}`",
+        f"\n`python benchmarks/real_data.py {' '.join(map(without_folders, sys.argv[1:]))}`",
         f"\n{options.threads} thread(s), {platform.machine()}",
         "\n```",
         *(trials_text(trials) for trials, _ in results),
