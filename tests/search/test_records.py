@@ -114,7 +114,7 @@ def test_a_score_that_is_not_finite_is_refused(score):
         {"metrics": {"accuracy": "high"}},
         {"metrics": {1: 0.5}},
         {"metrics": [0.5]},
-        {"info": {"model": object()}},
+        {"info": {"model": Ellipsis}},
         {"info": {1: "one"}},
         {"candidate": ("a",)},
     ],
