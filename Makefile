@@ -16,7 +16,7 @@ SRC  := src tests benchmarks
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed-demo  ## greedy SubTuning on real images, no network, about two minutes
+demo: $(VENV)/.installed-demo  ## greedy SubTuning on real images, no network, two to three minutes
 	$(BIN)/subtuning demo $(ARGS)
 
 test: $(VENV)/.installed-dev  ## all tests (ARGS="-m 'not slow'" for the quick ones)

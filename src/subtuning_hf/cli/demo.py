@@ -28,7 +28,7 @@ Greedy SubTuning on real images: scikit-learn's 1,797 scanned digits. No network
 
 A small model is pretrained on clean digits; the target task is a few hundred corrupted ones. The
 search chooses blocks by cross-validation; then SubTuning, a linear probe (LP) and a full fine-tune
-(FT) are compared on a test split that nothing else saw. About two minutes on two cores with
+(FT) are compared on a test split that nothing else saw. Two to three minutes on two cores with
 `--model resnet`, longer with `--model vit`.
 """
 

@@ -19,7 +19,7 @@ from ..errors import SubTuningError
 
 # Only here, so that `--help` need not load the commands.
 COMMANDS = {
-    "demo": ("subtuning_hf.cli.demo", "greedy SubTuning on real images in about two minutes, no network needed"),
+    "demo": ("subtuning_hf.cli.demo", "greedy SubTuning on real images in two to three minutes, no network needed"),
     "blocks": ("subtuning_hf.cli.blocks", "list the blocks of a model"),
     "search": ("subtuning_hf.cli.search", "choose blocks, train them and save the adapter, as a recipe says"),
 }
