@@ -5,6 +5,7 @@ Bad input to the tuner: each refused with its own message, and the model left as
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -218,14 +219,18 @@ def test_block_names_that_are_no_modules(saved, name):
     config = json.loads(path.read_text())
     config["blocks"] = [name]
     path.write_text(json.dumps(config))
-    _refused(toy, folder, errors.SubTuningError, "")
+    _refused(toy, folder, errors.AdapterFileError, f"does not belong .*{re.escape(name)}")
+    with pytest.raises(errors.UnknownBlockError, match=re.escape(name)):
+        wrap(toy.build(), blocks=[name])
 
 
 def test_broken_json(saved):
     toy, folder = saved
     (folder / "adapter_config.json").write_text('{"peft_type": "SUBTUNING", ')
-    with pytest.raises((errors.AdapterFileError, ValueError)):
+    with pytest.raises(ValueError):  # PEFT reads the type of the adapter before this package is asked
         PeftModel.from_pretrained(toy.build(), folder)
+    with pytest.raises(errors.AdapterFileError, match=r"adapter_config\.json.*save the adapter again"):
+        SubTuningConfig.from_pretrained(folder)
 
 
 def test_adapter_of_another_kind(tmp_path):
