@@ -2,11 +2,13 @@
 Kill a search with SIGKILL at a random moment, start it again, and compare with one that was left alone.
 
     python benchmarks/kill_resume.py --kills 50 --output-dir out/kills
+    python benchmarks/kill_resume.py --kills 100 --processes 1 2 3
 
-Every run is a process of its own, forked from one that has only imported the libraries. After the kill the same
-search is started again in the same folder; its blocks, and the score of every evaluation, must be equal bit for bit to
-those of the undisturbed search, and no evaluation that was in the journal at the kill may have been trained again. The
-summary is printed and written to `kills.json`; the exit status is 1 if any run differs.
+Every run is one or several processes of its own, forked from one that has only imported the libraries. With several,
+a random one of them is killed and the others end as a launcher ends them. After the kill the same search is started
+again in the same folder; its blocks, and the score of every evaluation, must be equal bit for bit to those of the
+undisturbed search in one process, and no evaluation that was in the journal at the kill may have been trained again.
+The summary is printed and written to `kills.json`; the exit status is 1 if any run differs.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -85,15 +88,56 @@ def search(folder: Path) -> None:
     GreedySubTuningTrainer(model=Net(), args=arguments, train_dataset=Rows()).search()
 
 
-def start(folder: Path) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=_quietly, args=(folder,))
-    process.start()
-    return process
+def start(folder: Path, processes: int = 1) -> list[multiprocessing.Process]:
+    """All processes of one search."""
+    port = free_port()
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=_quietly, args=(folder, rank, processes, port)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    return started
 
 
-def _quietly(folder: Path) -> None:
+def _quietly(folder: Path, rank: int, processes: int, port: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if processes > 1:
+        os.dup2(os.open(folder.with_suffix(f".{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ.update({name: str(value) for name, value in launched.items()})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     search(folder)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def end(processes: list[multiprocessing.Process], draw: random.Random, after: float) -> bool:
+    """Kill one at a moment, and end the others as torchrun does: whether one was running to be killed."""
+    moment = time.monotonic() + after
+    victim = draw.choice(processes)
+    while time.monotonic() < moment and all(process.is_alive() for process in processes):
+        time.sleep(0.005)
+    hit = victim.is_alive()
+    if hit:
+        os.kill(victim.pid, signal.SIGKILL)
+    for process in processes:
+        if hit and process is not victim and process.is_alive():
+            time.sleep(draw.uniform(0.0, 0.2))
+            process.terminate()
+    for process in processes:
+        process.join()
+    return hit and victim.exitcode == -signal.SIGKILL
+
+
+def wait(processes: list[multiprocessing.Process]) -> bool:
+    """Whether all of them end well."""
+    for process in processes:
+        process.join()
+    return all(process.exitcode == 0 for process in processes)
 
 
 def scores(folder: Path) -> dict[str, str]:
@@ -111,62 +155,69 @@ def seconds_of(folder: Path) -> dict[str, float]:
     return {f"{e.candidate.label} / {e.fold}": e.seconds for e in read_study(folder / "journal").evaluations}
 
 
+def duplicates(folder: Path) -> int:
+    """Evaluations that are in the journal more than once."""
+    units = [evaluation.unit for evaluation in read_study(folder / "journal").evaluations]
+    return len(units) - len(set(units))
+
+
+def one_run(folder: Path, processes: int, after: float, draw: random.Random, expected: dict[str, str]) -> dict:
+    """Start, kill, start again, compare."""
+    hit = end(start(folder, processes), draw, after)
+    at_kill = seconds_of(folder)
+    ended_well = wait(start(folder, processes))
+    after_resume = seconds_of(folder)
+    return {
+        "processes": processes,
+        "killed_after": after,
+        "was_running": hit,
+        "finished_at_kill": len(at_kill),
+        "resumed_ok": ended_well,
+        "identical": ended_well and scores(folder) == expected,
+        "trained_again": sum(after_resume.get(key) != value for key, value in at_kill.items()) + duplicates(folder),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="numbers of processes, in turn")
     parser.add_argument("--output-dir", type=Path, default=Path("out/kills"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     shutil.rmtree(options.output_dir, ignore_errors=True)
-    whole = options.output_dir / "whole"
-    began = time.perf_counter()
-    process = start(whole)
-    process.join()
-    assert process.exitcode == 0, "the undisturbed search failed"
-    duration = time.perf_counter() - began
-    expected = scores(whole)
-    evaluations = sum("/" in key for key in expected)
-    print(f"undisturbed: {evaluations} evaluations in {duration:.1f} s", flush=True)
+    options.output_dir.mkdir(parents=True)
+    duration = {}
+    for count in sorted({1, *options.processes}):
+        began = time.perf_counter()
+        folder = options.output_dir / f"whole-{count}"
+        assert wait(start(folder, count)), f"the undisturbed search with {count} processes failed"
+        duration[count] = time.perf_counter() - began
+        assert scores(folder) == scores(options.output_dir / "whole-1"), f"{count} processes differ from one"
+    expected = scores(options.output_dir / "whole-1")
+    evaluations = sum(key.count("/") for key in expected)
+    print(f"undisturbed: {evaluations} evaluations, seconds by processes {duration}", flush=True)
 
     draw = random.Random(options.seed)
-    runs = []
-    hits, number = 0, 0
-    while hits < options.kills:  # a search that ended before its kill does not count
-        number += 1
-        folder = options.output_dir / f"kill-{number:03d}"
-        process = start(folder)
-        after = draw.uniform(0.0, duration)
-        process.join(after)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        hits += process.exitcode == -signal.SIGKILL
-        at_kill = seconds_of(folder)
-        again = start(folder)
-        again.join()
-        after_resume = seconds_of(folder)
-        runs.append(
-            {
-                "killed_after": after,
-                "was_running": process.exitcode == -signal.SIGKILL,
-                "finished_at_kill": len(at_kill),
-                "resumed_ok": again.exitcode == 0,
-                "identical": again.exitcode == 0 and scores(folder) == expected,
-                "trained_again": sum(after_resume.get(key) != value for key, value in at_kill.items()),
-            }
-        )
-        print(number, runs[-1], flush=True)
-        shutil.rmtree(folder)
+    runs: list[dict] = []
+    while sum(run["was_running"] for run in runs) < options.kills:  # a search that ended before its kill is no kill
+        count = options.processes[len(runs) % len(options.processes)]
+        folder = options.output_dir / f"kill-{len(runs):03d}"
+        runs.append(one_run(folder, count, draw.uniform(0.0, duration[count]), draw, expected))
+        print(len(runs), runs[-1], flush=True)
+        if runs[-1]["identical"]:
+            shutil.rmtree(folder)
+    hits = [run for run in runs if run["was_running"]]
     summary = {
-        "kills": hits,
-        "of them resumed to the identical result": sum(r["identical"] for r in runs if r["was_running"]),
-        "searches that ended before their kill": len(runs) - hits,
+        "kills": {count: sum(run["processes"] == count for run in hits) for count in options.processes},
+        "of them resumed to the identical result": sum(run["identical"] for run in hits),
+        "searches that ended before their kill": len(runs) - len(hits),
         "finished evaluations trained again": sum(run["trained_again"] for run in runs),
         "evaluations": evaluations,
-        "finished when killed, sorted": sorted(r["finished_at_kill"] for r in runs if r["was_running"]),
+        "finished when killed, sorted": sorted(run["finished_at_kill"] for run in hits),
     }
     print(json.dumps(summary, indent=2))
-    (options.output_dir / "kills.json").write_text(json.dumps({"summary": summary, "runs": runs}, indent=2))
+    (options.output_dir / "kills.json").write_text(json.dumps({"summary": summary, "runs": runs}, indent=2) + "\n")
     return int(not all(run["identical"] and not run["trained_again"] for run in runs))
 
 

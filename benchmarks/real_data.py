@@ -46,8 +46,10 @@ from subtuning_hf.search.folds import make_folds
 sys.path.insert(0, str(Path(__file__).parent))
 import cifar_resnet
 
-DEFAULTS = {
-    "contrast": {"epochs": 20, "batch_size": 64, "learning_rates": [1e-3, 4e-3, 1.6e-2, 6e-2, 2.5e-1]},
+_IMAGES = {"epochs": 20, "batch_size": 64, "learning_rates": [1e-3, 4e-3, 1.6e-2, 6e-2, 2.5e-1]}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "contrast": _IMAGES,
+    "noise": _IMAGES,
     "trec6": {"epochs": 6, "batch_size": 32, "learning_rates": [5e-5, 2e-4, 7e-4, 3e-3, 1e-2]},
 }
 
@@ -96,7 +98,7 @@ def load_task(options: argparse.Namespace) -> Task:
     train = rows["train"].shuffle(seed=options.seed).select(range(most))
     names = train.features["label"].names
     set_seed(options.seed)
-    if options.setting == "contrast":
+    if options.setting != "trec6":
         model: Any = cifar_resnet.load(options.model, "resnet20")
         transform: Any = cifar_resnet.ToPixels(model.config)
         collator: Any = cifar_resnet.collate

@@ -110,3 +110,12 @@ class ModelNotFoundError(SubTuningError, OSError):
 
 class MissingDependencyError(SubTuningError, ImportError):
     """Something optional that a command needs is not installed."""
+
+
+# --- several processes -----------------------------------------------------------------------
+class PeerFailedError(SubTuningError, RuntimeError):
+    """Another process of the launch ended with an error, so this one ends too."""
+
+
+class PeerLostError(SubTuningError, ConnectionError):
+    """Another process of the launch no longer answers."""

@@ -7,7 +7,7 @@ import pytest
 from subtuning_hf.cli.blocks import describe, table
 from subtuning_hf.cli.main import main
 from subtuning_hf.cli.models import model_structure
-from subtuning_hf.errors import ModelNotFoundError
+from subtuning_hf.errors import ArgumentsError, ModelNotFoundError, NoBlocksFoundError
 
 
 @pytest.fixture
@@ -51,6 +51,49 @@ def test_table_and_json(folder, capsys):
 def test_shares_are_of_the_whole(folder):
     shares = [float(line.split()[-2]) for line in table(describe(model_structure(str(folder)))).splitlines()[4:]]
     assert abs(sum(shares) - 100) < 0.05 * len(shares) + 1e-9
+
+
+def test_parts_of_blocks(folder, capsys):
+    assert main(["blocks", str(folder), "--granularity", "submodule"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "12 submodules" in lines[0] and "kind" in lines[2]
+    rows = [line.split() for line in lines[5:-1]]
+    assert [row[0] for row in rows] == [str(index) for index in range(12)]
+    assert [row[2] for row in rows] == ["norm", "attention", "norm", "mlp"] * 3
+    assert len({len(line) for line in lines[4:]}) == 1, "columns stand below each other"
+    assert main(["blocks", str(folder), "--granularity=submodule", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["granularity"] == "submodule"
+    assert found["blocks"][1] == {
+        "name": "vit.layers.0.attention",
+        "index": 1,
+        "num_parameters": 288,
+        "kind": "attention",
+    }
+    parts = [found["stem"], *found["blocks"], found["head"]]
+    assert sum(part["num_parameters"] for part in parts) == found["num_parameters"]
+
+
+def test_stages():
+    pytest.importorskip("timm")
+    model = model_structure("timm/convnext_atto")
+    found = describe(model, "stage")
+    assert [block["name"] for block in found["blocks"]] == [f"stages.{index}" for index in range(4)]
+    text = table(found)
+    assert "4 stages" in text and text.splitlines()[5].split()[2] == "stage"
+    parts = describe(model, "submodule")  # layer scales are in no part
+    scales = sum(p.numel() for name, p in model.named_parameters() if name.endswith(".gamma"))
+    rest = sum(part["num_parameters"] for part in (describe(model)["stem"], *describe(model)["blocks"]))
+    assert parts["stem"]["num_parameters"] == describe(model)["stem"]["num_parameters"] + scales
+    assert rest == sum(part["num_parameters"] for part in (parts["stem"], *parts["blocks"]))
+
+
+def test_units_that_are_not_there(folder):
+    model = model_structure(str(folder))
+    with pytest.raises(NoBlocksFoundError, match="Use granularity='block'"):
+        describe(model, "stage")
+    with pytest.raises(ArgumentsError, match="found 'blocks'. Did you mean 'block'?"):
+        describe(model, "blocks")
 
 
 def test_another_class(folder, capsys):

@@ -89,7 +89,7 @@ def test_interrupted(command, capsys):
     assert "interrupted. The same command goes on." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["demo", "search"])
+@pytest.mark.parametrize("name", ["demo", "profile", "search", "train"])
 def test_long_commands_say_that_they_resume(name):
     assert "same command" in importlib.import_module(cli.COMMANDS[name][0]).RESUMES
 

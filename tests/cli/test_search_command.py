@@ -2,56 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from subtuning_hf.cli.main import main
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A tiny model with an image processor, and photos in one folder per class."""
-    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification, set_seed
-
-    folder = tmp_path_factory.mktemp("recipe")
-    set_seed(0)
-    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=5)
-    ResNetForImageClassification(config).save_pretrained(folder / "model")
-    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(folder / "model")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 8), ("test", 4)):
-        for label, name in enumerate(["dark", "light", "red"]):
-            place = folder / "photos" / split / name
-            place.mkdir(parents=True)
-            for index in range(count):
-                pixels = generator.integers(0, 60, (32, 32, 3)) + (0, 160, 0)[label]
-                pixels[..., 0] += 120 * (label == 2)
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
-    return folder
-
-
-@pytest.fixture
-def recipe(base, tmp_path):
-    file = tmp_path / "search.yaml"
-    file.write_text(
-        f"""
-model: {{name: {base}/model}}
-data: {{path: {base}/photos, image_column: image}}
-preprocessing: {{augmentation: flip}}
-args:
-  output_dir: {tmp_path}/out
-  num_folds: 2
-  max_blocks: 1
-  num_train_epochs: 2
-  per_device_train_batch_size: 8
-  learning_rate: 1e-2
-  use_cpu: true
-  save_strategy: "no"
-"""
-    )
-    return file
 
 
 def test_from_recipe_to_adapter(recipe, base, tmp_path, capsys):

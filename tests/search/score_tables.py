@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import combinations
 
 from subtuning_hf.search.greedy import SearchState, replay
-from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, SearchSpec, StudySpec
+from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, SearchSpec, StudySpec, Unit
 
 Counts = Mapping[tuple[str, ...], tuple[int, ...]]
 
@@ -86,11 +86,10 @@ def chosen_order(state: SearchState) -> list[str]:
 
 
 def drive(
-    spec: StudySpec, search: SearchSpec, score: Callable[[Candidate, int], Evaluation], pick: Callable = min
+    spec: StudySpec, search: SearchSpec, score: Callable[[Unit], Evaluation], pick: Callable = min
 ) -> tuple[SearchState, list[Evaluation]]:
     """Run a search as a trainer would, one pending evaluation at a time; `pick` chooses which."""
     done: list[Evaluation] = []
     while not (state := replay(spec, search, done)).finished:
-        candidate, fold = pick(state.pending, key=lambda unit: (unit[0].blocks, unit[1]))
-        done.append(score(candidate, fold))
+        done.append(score(pick(state.pending, key=lambda unit: (unit.candidate.blocks, unit.fold))))
     return state, done

@@ -26,7 +26,7 @@ from subtuning_hf.search.greedy import (
     should_stop,
     spread_of,
 )
-from subtuning_hf.search.records import Candidate, Round, SearchSpec
+from subtuning_hf.search.records import Candidate, Round, SearchSpec, Unit
 
 HEAD = Candidate()
 
@@ -49,7 +49,7 @@ def explore(search, outcomes, size, known):
     if state.finished:
         yield known, state
         return
-    units = [candidate.blocks for candidate, _ in state.pending]
+    units = [unit.candidate.blocks for unit in state.pending]
     for counts in product(outcomes, repeat=len(units)):
         yield from explore(
             search, outcomes, size, known | {names: (c,) for names, c in zip(units, counts, strict=True)}
@@ -118,8 +118,9 @@ def test_the_order_of_evaluations_changes_nothing(seed):
     random.Random(seed).shuffle(known)
     assert replay(spec, search, known) == whole
 
-    def score(candidate, fold):
-        return evaluation(candidate.blocks, fold, table[candidate.blocks][fold], sizes[fold])
+    def score(unit):
+        names = unit.candidate.blocks
+        return evaluation(names, unit.fold, table[names][unit.fold], sizes[unit.fold])
 
     ways = [min, max, lambda units, key: random.Random(f"{seed} {len(units)}").choice(units)]
     runs = [drive(spec, search, score, pick) for pick in ways]
@@ -137,12 +138,12 @@ def test_any_part_of_the_evaluations_leaves_exactly_the_rest_pending(seed):
     for most in range(len(known) + 1):
         state = replay(spec, search, known[:most])
         last = state.rounds[-1]
-        asked = {(candidate, fold) for candidate in last.candidates for fold in range(2)}
-        have = {(each.candidate, each.fold) for each in last.evaluations}
+        asked = {Unit(candidate, fold) for candidate in last.candidates for fold in range(2)}
+        have = {each.unit for each in last.evaluations}
         if not state.finished:
             assert last.decision is None and have | set(state.pending) == asked and not have & set(state.pending)
             assert list(state.pending) == [
-                unit for c in last.candidates for f in (0, 1) if (unit := (c, f)) not in have
+                unit for c in last.candidates for f in (0, 1) if (unit := Unit(c, f)) not in have
             ]
         assert all(round_.decision is not None for round_ in state.rounds[: -1 if not state.finished else None])
 
@@ -150,7 +151,7 @@ def test_any_part_of_the_evaluations_leaves_exactly_the_rest_pending(seed):
 # --- replay ----------------------------------------------------------------------------------
 def test_a_new_study_asks_for_the_head_alone():
     state = replay(make_spec("abcd", 3), SearchSpec(), [])
-    assert state.pending == ((HEAD, 0), (HEAD, 1), (HEAD, 2))
+    assert state.pending == ((HEAD, 0, 0, 1.0), (HEAD, 1, 0, 1.0), (HEAD, 2, 0, 1.0))
     assert state.selection == HEAD and not state.finished and state.reason is None
     assert [round_.index for round_ in state.rounds] == [0]
 
@@ -174,7 +175,7 @@ def test_of_two_evaluations_of_one_unit_the_first_counts():
 def test_replay_does_not_need_a_list():
     spec = make_spec("ab", 1)
     state = replay(spec, SearchSpec(), (each for each in [evaluation((), 0, 1, 4)]))
-    assert [candidate for candidate, _ in state.pending] == [Candidate(("a",)), Candidate(("b",))]
+    assert [unit.candidate for unit in state.pending] == [Candidate(("a",)), Candidate(("b",))]
 
 
 @pytest.mark.parametrize("max_blocks", [0, 1, 2, 3, 4, 5, None], ids=str)

@@ -15,7 +15,7 @@ from subtuning_hf.errors import ArgumentsError, JournalBusyError, JournalError, 
 from subtuning_hf.search import journal as journal_module
 from subtuning_hf.search.greedy import replay
 from subtuning_hf.search.journal import Journal, Study, find_study, read_study
-from subtuning_hf.search.records import Candidate, Decision, SearchSpec
+from subtuning_hf.search.records import Candidate, Decision, FinalRun, SearchSpec
 
 SPEC = make_spec("ab", num_folds=2, fingerprints={"data": "12"}, settings={"learning_rate": 0.1})
 OTHER = make_spec("ab", num_folds=2, fingerprints={"data": "34"}, settings={"learning_rate": 0.2})
@@ -61,6 +61,19 @@ def test_what_is_appended_is_read(tmp_path):
     assert study == Study(SPEC, (FIRST, SECOND), (SEARCH,), (DECISION,))
 
 
+def test_final_runs_are_entries_of_their_own_and_writers_are_named(tmp_path):
+    final = FinalRun(Candidate(("a",)), 42, {"eval_accuracy": 0.5}, 12, 1.0, {"rows": "7e57"})
+    with Journal.open(tmp_path, SPEC) as one, Journal.open(tmp_path, SPEC, "rank-0001") as two:
+        for journal, entry in ((two, SECOND), (one, FIRST), (two, final), (one, final), (two, FIRST)):
+            journal.append(entry)
+    study = read_study(tmp_path)
+    assert study == Study(SPEC, (FIRST, SECOND, FIRST), (), (), (final, final))
+    assert study.writers == ("rank-0000", "rank-0001", "rank-0001")
+    assert b'{"type":"final","candidate":{"blocks":["a"]},"seed":42,' in (tmp_path / "rank-0001.jsonl").read_bytes()
+    state = replay(SPEC, SEARCH, study.evaluations)
+    assert [unit.candidate.label for unit in state.pending] == ["a", "a", "b", "b"]  # no final run is an evaluation
+
+
 def test_every_line_is_json_and_the_first_is_the_header(tmp_path):
     with Journal.open(tmp_path, SPEC) as journal:
         for entry in (SEARCH, FIRST, DECISION):
@@ -69,7 +82,7 @@ def test_every_line_is_json_and_the_first_is_the_header(tmp_path):
     lines = [json.loads(line) for line in data.decode("ascii").splitlines()]
     assert data.endswith(b"\n") and data.count(b"\n") == len(lines) == 4
     assert [line["type"] for line in lines] == ["study", "search", "evaluation", "decision"]
-    assert lines[0]["format"] == 1 and lines[0]["settings"] == {"learning_rate": 0.1}
+    assert lines[0]["format"] == 2 and lines[0]["settings"] == {"learning_rate": 0.1}
     assert lines[2]["candidate"] == {"blocks": []} and lines[2]["score"] == 0.25
 
 
@@ -101,8 +114,8 @@ def test_nothing_is_on_disk_before_the_first_append(tmp_path):
 def test_a_search_interrupted_after_any_evaluation_ends_as_if_it_had_not_been(tmp_path):
     table = {names: (len(names), 2 * len(names)) for names in subsets("ab")}
     spec, search = make_spec("ab", 2), SearchSpec()
-    known = {(each.candidate, each.fold): each for each in all_evaluations(table, (4, 4))}
-    whole, done = drive(spec, search, lambda candidate, fold: known[candidate, fold])
+    known = {each.unit: each for each in all_evaluations(table, (4, 4))}
+    whole, done = drive(spec, search, known.__getitem__)
     for stop in range(len(done) + 1):
         folder = tmp_path / str(stop)
         made = []

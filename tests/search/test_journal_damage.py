@@ -21,6 +21,7 @@ from subtuning_hf.errors import (
 )
 from subtuning_hf.search import journal as journal_module
 from subtuning_hf.search.journal import Journal, find_study, read_study
+from subtuning_hf.search.lines import FORMAT
 from subtuning_hf.search.records import Candidate, Evaluation
 
 NAME = "rank-0000.jsonl"
@@ -222,11 +223,13 @@ def test_a_damaged_header_is_told(tmp_path, whole):
 # --- versions --------------------------------------------------------------------------------
 def test_a_newer_format_is_refused_and_never_repaired(tmp_path, whole):
     header, rest = whole.split(b"\n", 1)
-    newer = json.dumps(json.loads(header) | {"format": 2, "shards": []}).encode() + b"\n" + rest + b'{"type":"new'
+    header = json.dumps(json.loads(header) | {"format": FORMAT + 1, "shards": []}).encode()
+    newer = header + b"\n" + rest + b'{"type":"new'
     folder = tmp_path / "newer"
     path = write(folder, newer)
+    words = rf"journal format {FORMAT + 1}.*formats up to {FORMAT}.*pip install --upgrade"
     for attempt in (lambda: read_study(folder), lambda: Journal.open(folder, SPEC)):
-        with pytest.raises(JournalVersionError, match=r"journal format 2.*formats up to 1.*pip install --upgrade"):
+        with pytest.raises(JournalVersionError, match=words):
             attempt()
     assert path.read_bytes() == newer and [each.name for each in folder.iterdir()] == [NAME]
 

@@ -30,9 +30,13 @@ def test_it_is_read_and_means_what_it_meant(folder):
     assert (study.spec.num_folds, study.spec.metric, study.spec.greater_is_better) == (2, "eval_accuracy", True)
     assert study.spec.settings["arguments"]["learning_rate"] == 0.001
     assert study.spec.environment["torch"] == "2.5.1"
-    assert study.searches == (SearchSpec(max_blocks=3),)
-    assert len(study.evaluations) == 15 and len(study.decisions) == 4
+    assert study.searches[0] == SearchSpec(max_blocks=3)
     assert [each.candidate.blocks for each in study.evaluations].count(()) == 3
+    assert len(study.writers) == len(study.evaluations)
+    assert set(zip(study.writers, (each.fold for each in study.evaluations), strict=True)) == {
+        ("rank-0000", 0),
+        ("rank-0001", 1),
+    }
     first = study.evaluations[0]
     assert (first.candidate, first.fold, first.score, first.num_examples) == (Candidate(), 0, 0.4, 50)
     assert math.isnan(first.metrics["eval_f1"]) and first.info == {"steps": 12, "note": "Schlüssel"}
@@ -47,9 +51,49 @@ def test_its_search_is_replayed_to_the_same_end(folder):
     assert result.cost.num_evaluations == 14 and result.cost.seconds == 8.5
     gains = [row.gain for row in result.ladder]
     assert gains == [None, *map(pytest.approx, (25 / 99, 11 / 99, 0.0))]
-    made = [(decision.round, decision.winner, decision.gain) for decision in study.decisions]
+    made = [(decision.round, decision.winner, decision.gain) for decision in study.decisions[:4]]
     assert made == [(round_.index, round_.decision.winner, round_.decision.gain) for round_ in state.rounds]
     assert [row.mean for row in profile_of(study.spec, study.evaluations).rows] == [63 / 99, 49 / 99, 55 / 99]
+
+
+def test_format_1_holds_one_forward_search():
+    study = read_study(ASSETS / "journal_format1")
+    assert len(study.searches) == 1 and len(study.evaluations) == 15 and len(study.decisions) == 4
+    assert study.finals == ()
+    assert {(each.repeat, each.budget) for each in study.evaluations} == {(0, 1.0)}
+
+
+def test_format_2_holds_every_kind_of_search_and_final_runs():
+    study = read_study(ASSETS / "journal_format2")
+    assert [search.direction for search in study.searches] == ["forward", "best", "list"]
+    assert [search.pruner for search in study.searches] == ["none", "halving", "race"]
+    assert study.searches[1].max_block_parameters == 2500 and len(study.searches[2].candidates) == 2
+    assert {(each.repeat, each.budget) for each in study.evaluations} == {(0, 1.0), (0, 0.5), (1, 1.0)}
+    assert [decision.direction for decision in study.decisions] == ["forward"] * 7 + ["backward"] * 3 + ["list"] * 2
+    assert [(run.seed, run.metrics["eval_accuracy"]) for run in study.finals] == [(42, 42 / 64), (43, 43 / 64)]
+    assert study.finals[0].info["rows"] == "7e57" and study.finals[0].candidate == study.searches[2].candidates[0]
+    for search in study.searches:
+        state = replay(study.spec, search, study.evaluations)
+        assert state.finished and state.selection.blocks == ("encoder.layer.0", "encoder.layer.2")
+    made = [
+        decision for part in replay(study.spec, study.searches[1], study.evaluations).parts for decision in part.rounds
+    ]
+    assert [(each.decision.round, each.decision.winner, each.decision.gain) for each in made] == [
+        (decision.round, decision.winner, decision.gain) for decision in study.decisions[4:10]
+    ]
+
+
+def test_a_file_of_format_1_takes_what_came_later_and_keeps_its_header(tmp_path):
+    copy = tmp_path / "journal"
+    shutil.copytree(ASSETS / "journal_format1", copy)
+    newer = read_study(ASSETS / "journal_format2")
+    entries = [*newer.searches, *newer.finals, *newer.evaluations[-2:]]
+    with Journal.open(copy, newer.spec) as journal:
+        for entry in entries:
+            journal.append(entry)
+    study = read_study(copy)
+    assert study.finals == newer.finals and study.searches[1:] == newer.searches
+    assert b'"format":1,' in (copy / "rank-0000.jsonl").read_bytes().split(b"\n")[0]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -13,9 +13,11 @@ from subtuning_hf.search.records import (
     Candidate,
     Decision,
     Evaluation,
+    FinalRun,
     Round,
     SearchSpec,
     StudySpec,
+    Unit,
 )
 
 CANDIDATE = Candidate(("layer1.0", "layer2.0"))
@@ -29,6 +31,9 @@ EVALUATION = Evaluation(
     seconds=1.5,
     info={"steps": 3, "loss": [1.0, math.inf], "nested": {"note": "Grüße, \ud800", "none": None, "flag": True}},
 )
+REDUCED = Evaluation(CANDIDATE, 1, 0.5, 4, repeat=3, budget=1 / 9)
+FINAL = FinalRun(CANDIDATE, 43, {"eval_accuracy": 0.5, "f1": math.nan}, 120, 2.5, {"rows": "ab12"})
+LIST = SearchSpec(direction="list", candidates=(CANDIDATE, Candidate(("layer3.0",))))
 STUDY = make_spec(
     num_folds=3,
     fingerprints={"stem": "12", "settings": "ab"},
@@ -46,8 +51,16 @@ RECORDS = [
     STUDY,
     SearchSpec(),
     SearchSpec(max_blocks=0, min_gain=0.01),
+    SearchSpec(direction="best", max_block_parameters=10, pruner="race", confidence=0.9),
+    SearchSpec(direction="backward", pruner="halving", reduction=2, smallest_budget=0.25),
+    LIST,
+    REDUCED,
+    FINAL,
+    FinalRun(Candidate(), 0, {}),
     DECISION,
     STOP,
+    Decision(1, None, -0.25, None, 0.0, "Every block earns its place.", "backward"),
+    Round(1, CANDIDATE, (Candidate(), CANDIDATE), (REDUCED,), None, (Candidate(),), "list"),
     Round(1, Candidate(), (CANDIDATE,), (EVALUATION,), DECISION),
     Round(0, Candidate(), (Candidate(),)),
 ]
@@ -57,7 +70,26 @@ def through_json(record):
     return type(record).from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def name_of(value):
+    return type(value).__name__
+
+
+LATER = {
+    Evaluation: {"repeat": 0, "budget": 1.0},
+    SearchSpec: {
+        "max_block_parameters": None,
+        "candidates": (),
+        "pruner": "none",
+        "confidence": 0.95,
+        "reduction": 3,
+        "smallest_budget": 1 / 9,
+    },
+    Decision: {"direction": "forward"},
+    Round: {"pruned": (), "direction": "forward"},
+}
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=name_of)
 def test_through_json_and_back(record):
     again = through_json(record)
     assert again == record and type(again) is type(record)
@@ -65,16 +97,27 @@ def test_through_json_and_back(record):
     assert hash(again) == hash(record)
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+@pytest.mark.parametrize("record", RECORDS, ids=name_of)
 def test_json_must_have_exactly_the_fields(record):
     data = record.to_json()
-    for name in data:
+    for name in data.keys() - LATER.get(type(record), {}).keys():
         with pytest.raises(ArgumentsError, match=f"missing {name}"):
             type(record).from_json({key: value for key, value in data.items() if key != name})
     with pytest.raises(ArgumentsError, match="unknown speed"):
         type(record).from_json(data | {"speed": 1})
     with pytest.raises(ArgumentsError, match="must be an object"):
         type(record).from_json([data])
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=name_of)
+def test_fields_that_came_later_are_written_where_they_say_something(record):
+    data, later = record.to_json(), LATER.get(type(record), {})
+    for name, default in later.items():
+        assert getattr(type(record), name) == default
+        assert (name in data) == (getattr(record, name) != default)
+    old = {name: value for name, value in data.items() if name not in later}
+    if type(record) is not SearchSpec or not record.candidates:
+        assert all(getattr(type(record).from_json(old), name) == default for name, default in later.items())
 
 
 def test_floats_survive_to_the_last_bit():
@@ -117,6 +160,12 @@ def test_a_score_that_is_not_finite_is_refused(score):
         {"info": {"model": Ellipsis}},
         {"info": {1: "one"}},
         {"candidate": ("a",)},
+        {"repeat": -1},
+        {"repeat": 0.0},
+        {"budget": 0},
+        {"budget": 1.1},
+        {"budget": "1"},
+        {"budget": math.nan},
     ],
     ids=str,
 )
@@ -125,6 +174,17 @@ def test_bad_evaluations_name_the_field(fields):
     (name,) = fields
     with pytest.raises(ArgumentsError, match=rf"Evaluation\.{name}.*found"):
         Evaluation(**good | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"seed": -1}, {"seed": 1.0}, {"metrics": [1]}, {"metrics": {"f1": "x"}}, {"seconds": -1}, {"info": {1: 2}}],
+    ids=str,
+)
+def test_bad_final_runs_name_the_field(fields):
+    (name,) = fields
+    with pytest.raises(ArgumentsError, match=rf"FinalRun\.{name}.*found"):
+        FinalRun(**{"candidate": CANDIDATE, "seed": 0, "metrics": {}} | fields)
 
 
 def test_numpy_scalars_become_plain_numbers():
@@ -167,7 +227,9 @@ def test_candidate_keys_are_short_different_and_stay_what_they_are():
     assert len({candidate.key for candidate in candidates}) == len(candidates)
     assert Candidate().key == "head" and Candidate().label == "head only"
     assert CANDIDATE.key == "9067a6636a569a5e" and CANDIDATE.label == "layer1.0 + layer2.0"
-    assert EVALUATION.key == (CANDIDATE.key, 2)
+    assert EVALUATION.key == (CANDIDATE.key, 2, 0, 1.0)
+    assert EVALUATION.unit == Unit(CANDIDATE, 2) == (CANDIDATE, 2, 0, 1.0)
+    assert REDUCED.unit == Unit(CANDIDATE, 1, 3, 1 / 9) and REDUCED.key == (CANDIDATE.key, 1, 3, 1 / 9)
 
 
 def test_candidates_name_each_block_once():
@@ -183,7 +245,20 @@ def test_candidates_name_each_block_once():
     ("fields", "words"),
     [
         ({"strategy": "cheap"}, "strategy must be one of 'exact', found 'cheap'"),
-        ({"direction": "backward"}, "direction must be one of 'forward'"),
+        ({"direction": "sideways"}, "direction must be one of 'forward', 'backward', 'best', 'list', found 'sideways'"),
+        ({"pruner": "asha"}, "pruner must be one of 'none', 'race', 'halving', found 'asha'"),
+        ({"direction": "list"}, "found 0 candidates with direction 'list'"),
+        ({"candidates": (CANDIDATE,)}, "found 1 candidates with direction 'forward'"),
+        ({"direction": "list", "candidates": (CANDIDATE, CANDIDATE)}, "must differ, found .* twice"),
+        ({"direction": "list", "candidates": ("a",)}, "an item of SearchSpec.candidates must be a Candidate"),
+        ({"direction": "list", "candidates": CANDIDATE}, "candidates must be a tuple"),
+        ({"max_block_parameters": -1}, "max_block_parameters must be a whole number of 0 or more"),
+        ({"confidence": 0.4}, "confidence must be a number from 0.5 and below 1"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"confidence": math.nan}, "confidence"),
+        ({"reduction": 1}, "reduction must be a whole number of 2 or more"),
+        ({"smallest_budget": 0.0}, "smallest_budget must be a number above 0 and up to 1"),
+        ({"smallest_budget": 1.5}, "smallest_budget"),
         ({"max_blocks": -1}, "max_blocks must be a whole number of 0 or more"),
         ({"max_blocks": 2.0}, "max_blocks"),
         ({"min_gain": -0.1}, "min_gain must be a finite number of 0 or more"),
@@ -196,6 +271,20 @@ def test_candidates_name_each_block_once():
 def test_bad_searches(fields, words):
     with pytest.raises(ArgumentsError, match=words):
         SearchSpec(**fields)
+
+
+@pytest.mark.parametrize("kind", [Round, Decision])
+def test_a_round_is_of_one_direction(kind):
+    data = {Round: RECORDS[-1], Decision: DECISION}[kind].to_json()
+    with pytest.raises(ArgumentsError, match=rf"{kind.__name__}.direction must be one of .*found 'best'"):
+        kind.from_json(data | {"direction": "best"})
+
+
+def test_a_round_tells_full_trainings_from_reduced_ones():
+    full = Evaluation(CANDIDATE, 1, 0.25, 4)
+    round_ = Round(1, Candidate(), (Candidate(), CANDIDATE), (REDUCED, full), None, (Candidate(),))
+    assert round_.of(CANDIDATE) == (full,) and round_.of(CANDIDATE, 1 / 9) == (REDUCED,)
+    assert round_.survivors == (CANDIDATE,)
 
 
 # --- studies ---------------------------------------------------------------------------------

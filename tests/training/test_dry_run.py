@@ -4,7 +4,7 @@ import pytest
 
 from subtuning_hf.errors import ArgumentsError, StudyMismatchError
 from subtuning_hf.search.journal import read_study
-from subtuning_hf.training.dry_run import SearchPlan
+from subtuning_hf.training.dry_run import SearchPlan, makespan
 from training.cases import Rows, Untouchable, assert_same_state, files_under, make_model, make_trainer, state_of
 
 
@@ -16,7 +16,8 @@ def test_the_plan_counts_what_a_search_would_do_and_leaves_no_trace(tmp_path, ca
     capsys.readouterr()
     plan = trainer.search()
     assert isinstance(plan, SearchPlan)
-    assert [(r.index, r.candidates, r.evaluations) for r in plan.rounds] == [(0, 1, 3), (1, 3, 9), (2, 2, 6), (3, 1, 3)]
+    shape = [(r.name, r.candidates, r.evaluations, r.exact) for r in plan.rounds]
+    assert shape == [("0", 1, 3, True), ("1", 3, 9, True), ("2", 2, 6, False), ("3", 1, 3, False)]
     assert (plan.evaluations, plan.num_blocks, plan.num_folds, plan.steps, plan.recorded) == (21, 3, 3, 8, 0)
     assert all(seconds > 0 for seconds in plan.seconds.values()) and len(plan.seconds) == 3
     assert plan.at_most_seconds == pytest.approx(sum(r.seconds for r in plan.rounds)) and plan.at_most_seconds > 0
@@ -50,3 +51,29 @@ def test_the_plan_knows_what_is_in_the_journal_and_whose_it_is(tmp_path):
     with pytest.raises(StudyMismatchError):
         make_trainer(tmp_path, train_dataset=Rows(seed=3), args={"dry_run": True}).search()
     assert files_under(tmp_path) == before
+
+
+def test_work_is_shared_by_whoever_is_free():
+    assert makespan([3.0, 1.0, 1.0, 1.0], 1) == 6.0
+    assert makespan([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert makespan([1.0, 1.0, 1.0, 3.0], 2) == 4.0
+    assert makespan([1.0], 8) == 1.0
+
+
+def test_plans_of_other_searches_and_of_profiles(tmp_path):
+    def plan(**args):
+        return make_trainer(tmp_path, args={"dry_run": True, "max_steps": 2, **args})
+
+    shapes = [(r.name, r.candidates) for r in plan(direction="backward").search().rounds]
+    assert shapes == [("0", 1), ("1", 3), ("2", 2), ("3", 1)]
+    both = [(r.name, r.candidates) for r in plan(direction="best", max_blocks=1).search().rounds]
+    assert both == [("forward 0", 1), ("forward 1", 3), ("backward 0", 1)] + [
+        (f"backward {i}", n) for i, n in ((1, 3), (2, 2), (3, 1))
+    ]
+    listed = plan(direction="list", candidates=[[0], [0, 1]]).search()
+    assert [r.evaluations for r in listed.rounds] == [2, 4] and listed.evaluations == 6
+    pairs = plan().profile(pairs=True, repeats=2)
+    assert [(r.name, r.candidates, r.evaluations) for r in pairs.rounds] == [("all", 4, 16)]
+    raced = plan(pruner="race").search()
+    assert "Without what the pruner 'race' saves" in str(raced)
+    assert files_under(tmp_path) == []

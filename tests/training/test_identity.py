@@ -199,3 +199,13 @@ def test_a_models_config_counts_but_not_its_label_names():
     assert model_identity(make_model(hidden_act="gelu")) != base
     plain = model_identity(torch.nn.Sequential(torch.nn.Dropout(0.1)))
     assert plain != model_identity(torch.nn.Sequential(torch.nn.Dropout(0.2)))
+
+
+def test_the_launchers_precision_counts_where_the_arguments_say_nothing_of_it(tmp_path, monkeypatch):
+    plain = settings_of(make_args(tmp_path), False, False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert settings_of(make_args(tmp_path), False, False) == plain
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    launched = settings_of(make_args(tmp_path), False, False)
+    assert launched.pop("mixed_precision") == "bf16" and launched == plain
+    assert "mixed_precision" not in settings_of(make_args(tmp_path, bf16=True), False, False)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, StudySpec
+from subtuning_hf.search.greedy import SearchState
+from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, Round, StudySpec, Unit
 from subtuning_hf.training import progress as module
 from subtuning_hf.training.progress import (
     CostModel,
@@ -66,18 +67,48 @@ def test_labels_and_metrics_fit_a_line():
     assert format_metric(-1.23456, StudySpec(SPEC.blocks, 2, "eval_loss", False)) == "1.235"
 
 
+def state_of_round(index, tried, pending, direction="forward"):
+    round_ = Round(index, HEAD, tuple(tried), direction=direction)
+    return SearchState((round_,), HEAD, tuple(Unit(candidate, fold) for candidate, fold in pending), False)
+
+
 def test_text_of_a_round():
     bar = StudyProgress(SPEC, last_round=2, disable=True)
     bar.start([])
     one, two = Candidate(("a.0",)), Candidate(("a.1",))
-    bar.round(1, (one, two), [(one, 0), (one, 1), (two, 0), (two, 1)])
+    bar.show(state_of_round(1, (one, two), [(one, 0), (one, 1), (two, 0), (two, 1)]))
     assert bar.best() == "" and bar.remaining() == ""
     bar.done(evaluation(one, 0, 100.0, 0.8))
     assert bar.best() == "" and bar.remaining() == "5 min left in this round, at most 15 min in all"
     bar.done(evaluation(one, 1, 100.0, 0.9))
     assert bar.best() == "best a.0 85.0 %"
-    bar.round(2, (two,), [(two, 0)])
+    bar.show(state_of_round(2, (two,), [(two, 0)]))
     assert bar.remaining() == "2 min left in this round"
+    bar.close()
+
+
+def test_processes_share_the_time_that_is_left():
+    one, two = Candidate(("a.0",)), Candidate(("a.1",))
+    texts = []
+    for processes in (1, 2, 8):
+        bar = StudyProgress(SPEC, last_round=1, disable=True, processes=processes)
+        bar.start([evaluation(one, 0, 100.0)])
+        bar.show(state_of_round(1, (one, two), [(one, 1), (two, 0), (two, 1), (two, 1)]))
+        texts.append(bar.remaining())
+        bar.close()
+    # No more than one process for an evaluation.
+    assert texts == ["7 min left in this round", "3 min left in this round", "2 min left in this round"]
+
+
+def test_short_trainings_and_repeats_do_not_count_as_the_best():
+    one = Candidate(("a.0",))
+    bar = StudyProgress(SPEC, last_round=1, disable=True)
+    bar.start([])
+    bar.show(state_of_round(1, (one,), [(one, 0), (one, 1)]))
+    for fold in (0, 1):
+        bar.done(Evaluation(one, fold, 0.9, 10, seconds=1.0, budget=0.5))
+        bar.done(Evaluation(one, fold, 0.9, 10, seconds=1.0, repeat=1))
+    assert bar.best() == "" and len(bar.pending) == 2
     bar.close()
 
 
@@ -101,7 +132,9 @@ def test_the_bar_of_a_study_counts_every_evaluation_once(tmp_path, monkeypatch):
     assert bars[0].n == bars[0].total == 8
     assert all(n <= total for n, total in bars[0].seen) and (1, 2) in bars[0].seen
     make_trainer(tmp_path, args=args).search()
-    assert len(bars) == 2 and bars[1].n == bars[1].total == 8
+    assert len(bars) == 1  # nothing is left to be done
+    make_trainer(tmp_path, args={**args, "max_blocks": 2}).search()
+    assert len(bars) == 2 and bars[1].n == bars[1].total == 12
 
 
 def test_a_search_shows_one_bar_and_the_ladder_and_nothing_else(tmp_path, capfd):

@@ -1,18 +1,21 @@
 """
 `find_blocks`: the blocks of any model in forward order, and what is said when the rules do not fit it.
 
-The rules themselves are in `rules`. What this module does not know: weights, data, and the graph.
+The rules themselves are in `rules`, those for coarser and finer units in `granularity`. What this module does not know:
+weights, data, and the graph.
 """
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..errors import NoBlocksFoundError
+from ..errors import ArgumentsError, NoBlocksFoundError
+from .granularity import GRANULARITIES
 from .head import head_by_name
 from .rules import MIN_WEIGHTS, blocks_below, inner_sequence
 from .tree import Node, Tree
@@ -27,37 +30,76 @@ class Block:
         name (`str`): Full dotted name, as in `model.named_modules()` of the bare model.
         index (`int`): Place in forward order, from 0.
         num_parameters (`int`): Number of its parameters.
+        kind (`str`, *optional*, defaults to `"block"`):
+            What it is: `"stage"`, `"block"`, or for a part of a block `"attention"`, `"mlp"`, `"norm"`,
+            `"convolution"`, `"other"`.
     """
 
     name: str
     index: int
     num_parameters: int
+    kind: str = "block"
 
 
-def find_blocks(model: nn.Module, warn: bool = True) -> list[Block]:
+def find_blocks(model: nn.Module, granularity: str = "block", warn: bool = True) -> list[Block]:
     """
-    List the blocks of a model in forward order.
+    List the blocks of a model, or coarser or finer units, in forward order.
 
     Works on transformers, timm and plain models, bare or with adapters, also on the meta device; adapters' copies are
     looked through, and names are those of the bare model. Weights are not read.
 
     Args:
         model (`torch.nn.Module`): The model.
+        granularity (`str`, *optional*, defaults to `"block"`):
+            - `"block"`: residual blocks, encoder and decoder layers;
+            - `"stage"`: the modules that hold runs of blocks, such as `layer1` of a ResNet;
+            - `"submodule"`: the parts of each block: attention, MLP, convolutions and norms. What stands in a block
+              beside them, such as layer scales, stays frozen whichever parts are chosen.
         warn (`bool`, *optional*, defaults to `True`):
             Warn when blocks look like whole stages, hold less than a quarter of the model, may not be in forward order,
             or are left out because they stand in several places.
 
     Returns: `list[Block]`: at least two.
-    Raises: [`NoBlocksFoundError`]: If the rules find fewer than two blocks. Blocks can then be named explicitly.
+    Raises: [`NoBlocksFoundError`]: If the rules find fewer than two. Blocks can then be named explicitly.
+    Raises: [`ArgumentsError`]: If there is no such granularity.
     """
     tree = Tree(model)
-    nodes = found_nodes(tree)
-    if len(nodes) < 2:
-        raise NoBlocksFoundError(nothing_found(tree, nodes))
+    check_granularity(granularity)
+    found = found_units(tree, granularity)
+    if len(found) < 2:
+        raise NoBlocksFoundError(nothing_found(tree, [node for node, _ in found], granularity))
     if warn:
-        for message in _doubts(tree, nodes):
+        for message in _doubts(tree, [node for node, _ in found], granularity):
             warnings.warn(message, UserWarning, stacklevel=2)
-    return [Block(node.name, index, node.num_parameters) for index, node in enumerate(nodes)]
+    return [Block(node.name, index, node.num_parameters, kind) for index, (node, kind) in enumerate(found)]
+
+
+def check_granularity(granularity: str) -> None:
+    """
+    Refuse what is no granularity.
+
+    Raises: [`ArgumentsError`]
+    """
+    if not isinstance(granularity, str) or granularity not in GRANULARITIES:
+        close = difflib.get_close_matches(str(granularity), GRANULARITIES, n=1, cutoff=0.4)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        expected = ", ".join(repr(name) for name in GRANULARITIES)
+        raise ArgumentsError(f"`granularity` must be one of {expected}, found {granularity!r}.{hint}")
+
+
+def found_units(tree: Tree, granularity: str) -> list[tuple[Node, str]]:
+    """
+    The nodes that can be chosen at a granularity.
+
+    Args:
+        tree ([`Tree`]): The model.
+        granularity (`str`): A key of `GRANULARITIES`.
+
+    Returns: `list[tuple[Node, str]]`: each with its kind, in forward order; fewer than two mean that the rules do not
+    fit.
+    """
+    blocks = found_nodes(tree)
+    return GRANULARITIES[granularity](tree, blocks) if len(blocks) > 1 else [(block, "block") for block in blocks]
 
 
 def found_nodes(tree: Tree) -> list[Node]:
@@ -75,17 +117,24 @@ def found_nodes(tree: Tree) -> list[Node]:
 
 
 # --- what is said when the rules are in doubt ------------------------------------------------
-def nothing_found(tree: Tree, nodes: list[Node]) -> str:
+def nothing_found(tree: Tree, nodes: list[Node], granularity: str = "block") -> str:
     """
     What to tell when the rules do not fit a model.
 
     Args:
         tree ([`Tree`]): The model.
         nodes (`list[Node]`): The fewer than two blocks found.
+        granularity (`str`, *optional*, defaults to `"block"`): What was looked for.
 
     Returns: `str`: what was expected and found, and how to name blocks.
     """
     kind = type(tree.root.module).__name__
+    if granularity == "stage" and len(blocks := found_nodes(tree)) > 1:
+        return (
+            f"Expected stages in '{kind}', numbered modules that hold runs of blocks, found none: its {len(blocks)} "
+            f"blocks are '{blocks[0].name}' ... '{blocks[-1].name}'. Use granularity='block', or "
+            "granularity='submodule' for the parts of each block."
+        )
     found = f"only '{nodes[0].name}'" if nodes else "none"
     shared = [name for name in tree.reused if len(tree.nodes[name].weights) >= MIN_WEIGHTS]
     reason = f" ('{shared[0]}' stands in several places and cannot be tuned in one of them)" if shared else ""
@@ -106,8 +155,12 @@ def _nameable(node: Node) -> bool:
     return bool(size) and (not rest or max(child.num_parameters for child in rest) < size / 2)
 
 
-def _doubts(tree: Tree, nodes: list[Node]) -> Iterator[str]:
-    doubts = (_stages(nodes), _side_by_side(nodes), _left_out(tree), _small_share(tree, nodes))
+def _doubts(tree: Tree, nodes: list[Node], granularity: str) -> Iterator[str]:
+    if granularity == "block":
+        doubts = [_stages(nodes), _side_by_side(nodes)]
+    else:
+        doubts = [_side_by_side(found_nodes(tree))]  # order is the order of the blocks
+    doubts += [_left_out(tree), _small_share(tree, nodes)]
     return (f"Blocks of '{type(tree.root.module).__name__}': {doubt}" for doubt in doubts if doubt)
 
 

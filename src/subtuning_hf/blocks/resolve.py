@@ -17,12 +17,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import BlockSelectionError, DuplicateBlockError, NestedBlocksError, NoBlocksFoundError, UnknownBlockError
-from .find import Block, found_nodes, nothing_found
+from .find import Block, check_granularity, found_nodes, found_units, nothing_found
 from .head import head_nodes
+from .order import sort_forward
 from .tree import Node, Tree
 
 
-def resolve_blocks(model: nn.Module, blocks: Iterable[str | int | Block]) -> list[str]:
+def resolve_blocks(model: nn.Module, blocks: Iterable[str | int | Block], granularity: str = "block") -> list[str]:
     """
     Turn a selection of blocks into full names in forward order.
 
@@ -37,6 +38,9 @@ def resolve_blocks(model: nn.Module, blocks: Iterable[str | int | Block]) -> lis
               that lie inside another match are dropped. Patterns may overlap each other and other entries;
             - a [`Block`].
             An empty selection is allowed (the head alone). A single string or number is refused: put it in a list.
+        granularity (`str`, *optional*, defaults to `"block"`):
+            What indices count and patterns are matched against first, as in [`find_blocks`]. Full names are taken at
+            any granularity.
 
     Returns: `list[str]`
     Raises: [`BlockSelectionError`]: If `blocks` is no list, or an entry has another type or names a module that cannot
@@ -45,14 +49,16 @@ def resolve_blocks(model: nn.Module, blocks: Iterable[str | int | Block]) -> lis
     Raises: [`DuplicateBlockError`]: If two entries name the same block.
     Raises: [`NestedBlocksError`]: If a block lies inside another.
     Raises: [`NoBlocksFoundError`]: If there are indices, but the rules find no blocks to count.
+    Raises: [`ArgumentsError`]: If there is no such granularity.
     """
-    return resolve_in(Tree(model), blocks)
+    return resolve_in(Tree(model), blocks, granularity)
 
 
-def resolve_in(tree: Tree, blocks: Iterable[str | int | Block]) -> list[str]:
+def resolve_in(tree: Tree, blocks: Iterable[str | int | Block], granularity: str = "block") -> list[str]:
     """The same for a tree."""
+    check_granularity(granularity)
     entries = _entries(blocks)
-    selection = _Selection(tree)
+    selection = _Selection(tree, granularity)
     for entry in entries:
         selection.add(entry)
     return selection.names()
@@ -76,9 +82,9 @@ def _entries(blocks: Any) -> list[Any]:
 class _Selection:
     """Blocks chosen so far, each with the entry that chose it."""
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree, self.kind = tree, type(tree.root.module).__name__
-        found = found_nodes(tree)
+    def __init__(self, tree: Tree, granularity: str) -> None:
+        self.tree, self.kind, self.granularity = tree, type(tree.root.module).__name__, granularity
+        found = [node for node, _ in found_units(tree, granularity)]
         self.found = found if len(found) > 1 else []
         self.too_few = found
         self.exact: dict[str, str] = {}  # name -> entry as written
@@ -114,7 +120,7 @@ class _Selection:
                         f"`blocks` chooses '{node.name}'{self._chosen_by(node)}, which lies inside '{above.name}'"
                         f"{self._chosen_by(above)}. Its parameters would be trained twice: keep one of them."
                     )
-        return [node.name for node in chosen]
+        return [node.name for node in sort_forward(chosen, found_nodes(self.tree))]
 
     def _chosen_by(self, node: Node) -> str:
         entry = self.exact.get(node.name) or self.matched[node.name]
@@ -159,11 +165,13 @@ class _Selection:
     def _by_index(self, index: int) -> Node:
         number = len(self.found)
         if not number:
-            raise NoBlocksFoundError(f"`blocks` holds index {index}. {nothing_found(self.tree, self.too_few)}")
+            raise NoBlocksFoundError(
+                f"`blocks` holds index {index}. {nothing_found(self.tree, self.too_few, self.granularity)}"
+            )
         if not -number <= index < number:
             raise UnknownBlockError(
-                f"`blocks` holds index {index}, but '{self.kind}' has {number} blocks: indices 0 to {number - 1}, or "
-                f"-{number} to -1 from the end."
+                f"`blocks` holds index {index}, but '{self.kind}' has {number} {self.granularity}s: indices 0 to "
+                f"{number - 1}, or -{number} to -1 from the end."
             )
         return self.found[index]
 
@@ -193,7 +201,7 @@ class _Selection:
     def _known(self) -> str:
         if not self.found:
             return "No blocks are found in it by rule; `model.named_modules()` lists the names of its modules."
-        return f"Its {len(self.found)} blocks are '{self.found[0].name}' ... '{self.found[-1].name}'."
+        return f"Its {len(self.found)} {self.granularity}s are '{self.found[0].name}' ... '{self.found[-1].name}'."
 
     def _hint(self, name: str) -> str:
         if name.lstrip("-").isdigit() and self.found:

@@ -21,7 +21,12 @@ from ..errors import SubTuningError
 COMMANDS = {
     "demo": ("subtuning_hf.cli.demo", "greedy SubTuning on real images in two to three minutes, no network needed"),
     "blocks": ("subtuning_hf.cli.blocks", "list the blocks of a model"),
+    "profile": ("subtuning_hf.cli.profile", "what each block alone is worth, as a recipe says"),
     "search": ("subtuning_hf.cli.search", "choose blocks, train them and save the adapter, as a recipe says"),
+    "train": ("subtuning_hf.cli.train", "train chosen blocks and save the adapter, as a recipe says"),
+    "evaluate": ("subtuning_hf.cli.evaluate", "score a saved adapter on a recipe's test split"),
+    "predict": ("subtuning_hf.cli.predict", "label images or texts with a saved adapter"),
+    "plot": ("subtuning_hf.cli.plot", "draw what a study has found"),
 }
 
 
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(command)
-    options = command.parse_args(chosen.rest)
+    options = command.parse_intermixed_args(chosen.rest)  # overrides may stand before, between and after options
     try:
         return module.run(options) or 0
     except SubTuningError as error:

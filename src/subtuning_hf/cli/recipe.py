@@ -8,18 +8,37 @@ loaded. Knows the sections and their types; does not know how they are carried o
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import RecipeError
+from .strict import build, check_choice, did_you_mean, override, parse
+from .vtab import SPLITS, TASKS
 
-AUGMENTATIONS = ("none", "flip", "shift", "shift_flip")
+AUGMENTATIONS = ("none", "flip", "shift", "shift_flip", "crop", "crop_flip")
+
+
+@dataclass(frozen=True)
+class AboutSection:
+    """
+    What a reader must know of a recipe before running it. Every recipe that ships has one.
+
+    Args:
+        hardware (`str`): What it is meant for.
+        command (`str`): How it is run.
+        source (`str`): Where its settings come from, and where it differs.
+        expected (`str`): What comes out, with mean and spread; or that nobody has measured it.
+        measured (`bool`): Whether `expected` was measured by this project with this recipe.
+        note (`str`, *optional*): What else there is to know.
+    """
+
+    hardware: str
+    command: str
+    source: str
+    expected: str
+    measured: bool
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class ModelSection:
     The pretrained model.
 
     Args:
-        name (`str`): Name on the Hub, or a local folder.
+        name (`str`): Name on the Hub (`timm/...` for models of timm), or a local folder.
         revision (`str`, *optional*): Branch, tag or commit.
         kwargs (`dict`, *optional*): Further arguments of `from_pretrained`. The number of labels comes from the data.
     """
@@ -41,25 +60,36 @@ class ModelSection:
 @dataclass(frozen=True)
 class DataSection:
     """
-    A labelled data set, as `datasets.load_dataset` finds it. Give either `name` or `path`.
+    A labelled data set, as `datasets.load_dataset` finds it. Give one of `name`, `path` and `vtab`.
 
     Args:
         name (`str`, *optional*): Name on the Hub.
-        path (`str`, *optional*): Local folder, which must exist; relative to the current directory.
+        path (`str`, *optional*):
+            Local folder (images in one folder per class, CSV, JSON or parquet files, or a saved data set) or a single
+            such file. It must exist; relative to the current directory.
+        vtab (`str`, *optional*): A task of VTAB-1k; see `vtab`.
+        revision (`str`, *optional*): Branch, tag or commit of the data set on the Hub; not used for a folder.
         config (`str`, *optional*): Configuration of the data set.
         train_split (`str`, *optional*, defaults to `"train"`): Rows the search and the training see.
+        validation_split (`str`, *optional*): Rows to choose blocks by, instead of folds of the training rows.
         test_split (`str`, *optional*, defaults to `"test"`): Rows that are scored once, at the end.
-        image_column (`str`, *optional*), text_column (`str`, *optional*): The input: exactly one of them.
-        label_column (`str`, *optional*, defaults to `"label"`): The class.
+        test_fraction (`float`, *optional*): Where there is no test split: the share of the training rows to make one.
+        image_column (`str`, *optional*), text_column (`str`, *optional*):
+            The input: exactly one of them. Images may also be given as paths of files.
+        label_column (`str`, *optional*, defaults to `"label"`): The class, as an index or a name.
         max_train_rows (`int`, *optional*), max_test_rows (`int`, *optional*): A random part of a split.
-        seed (`int`, *optional*, defaults to 0): Seed of that part.
+        seed (`int`, *optional*, defaults to 0): Seed of these parts.
     """
 
     name: str | None = None
     path: str | None = None
+    vtab: str | None = None
+    revision: str | None = None
     config: str | None = None
     train_split: str = "train"
+    validation_split: str | None = None
     test_split: str = "test"
+    test_fraction: float | None = None
     image_column: str | None = None
     text_column: str | None = None
     label_column: str = "label"
@@ -68,7 +98,9 @@ class DataSection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _exactly_one("data", name=self.name, path=self.path)
+        _exactly_one("data", name=self.name, path=self.path, vtab=self.vtab)
+        if self.vtab is not None:
+            self._check_vtab()
         _exactly_one("data", image_column=self.image_column, text_column=self.text_column)
         if self.path is not None and not Path(self.path).expanduser().exists():
             raise RecipeError(f"data.path: there is no '{self.path}' (looked in {Path.cwd()}).")
@@ -76,6 +108,33 @@ class DataSection:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise RecipeError(f"data.{key} must be at least 1, found {value}.")
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise RecipeError(f"data.test_fraction must lie between 0 and 1, found {self.test_fraction}.")
+        if self.seed < 0:
+            raise RecipeError(f"data.seed must be 0 or more, found {self.seed}.")
+        splits = [s for s in (self.train_split, self.validation_split, self.test_split) if s is not None]
+        if len(set(splits)) < len(splits):
+            raise RecipeError(
+                f"data: one split serves twice ({', '.join(splits)}): rows that are scored must not be trained on. "
+                "Name different splits, or cut one with test_fraction."
+            )
+
+    def _check_vtab(self) -> None:
+        check_choice(self.vtab, TASKS, "data.vtab")
+        for key in ("train_split", "validation_split", "test_split"):
+            if getattr(self, key) is not None:
+                check_choice(getattr(self, key), SPLITS, f"data.{key}")
+        given = [k for k in ("text_column", "config", "revision", "test_fraction") if getattr(self, k) is not None]
+        if given:
+            raise RecipeError(
+                f"data.{given[0]}: VTAB tasks have none. Leave it out, or name data of your own."
+            )
+        if self.validation_split is not None and self.train_split == "train800val200":
+            raise RecipeError(
+                "data.validation_split: train800val200 holds val200, so the rows that choose would be trained on. "
+                "Use train_split: train800."
+            )
+        object.__setattr__(self, "image_column", self.image_column or "image")
 
 
 @dataclass(frozen=True)
@@ -84,12 +143,14 @@ class PreprocessingSection:
     How a row becomes the model's input.
 
     Args:
-        processor (`str`, *optional*): Image processor or tokenizer; by default the model's own.
+        processor (`str`, *optional*): Image processor or tokenizer; by default the model's own, with its revision.
         image_size (`int`, *optional*): Side in pixels, instead of the processor's.
-        max_length (`int`, *optional*): Longest text in tokens; by default the tokenizer's.
+        max_length (`int`, *optional*): Longest text in tokens; by default the tokenizer's. Batches are padded to their
+            own longest text.
         augmentation (`str`, *optional*, defaults to `"none"`):
-            For training rows only, never for rows that are scored: `"none"`, `"flip"` (left-right), `"shift"` (by up
-            to an eighth of the image) or `"shift_flip"`.
+            For training rows only, never for rows that are scored. `"flip"`: left-right, for half of the images.
+            `"shift"`: by up to an eighth of the image, continued by its reflection. `"crop"`: a random 35 to 100 % of
+            the area at 3:4 to 4:3 of the image's own shape. `"shift_flip"`, `"crop_flip"`: both.
     """
 
     processor: str | None = None
@@ -98,11 +159,54 @@ class PreprocessingSection:
     augmentation: str = "none"
 
     def __post_init__(self) -> None:
-        if self.augmentation not in AUGMENTATIONS:
-            raise RecipeError(
-                f"preprocessing.augmentation must be one of {', '.join(AUGMENTATIONS)}, found '{self.augmentation}'."
-                + _did_you_mean(self.augmentation, AUGMENTATIONS)
-            )
+        check_choice(self.augmentation, AUGMENTATIONS, "preprocessing.augmentation")
+        for key in ("image_size", "max_length"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise RecipeError(f"preprocessing.{key} must be at least 1, found {value}.")
+
+
+@dataclass(frozen=True)
+class ProfileSection:
+    """
+    What `subtuning profile` scores.
+
+    Args:
+        window (`int`, *optional*, defaults to 1): Consecutive blocks trained together.
+        pairs (`bool`, *optional*, defaults to `False`): All pairs of blocks instead.
+        repeats (`int`, *optional*, defaults to 1): Trainings of each candidate on each fold, with different seeds.
+    """
+
+    window: int = 1
+    pairs: bool = False
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("window", "repeats"):
+            if getattr(self, key) < 1:
+                raise RecipeError(f"profile.{key} must be at least 1, found {getattr(self, key)}.")
+        if self.pairs and self.window != 1:
+            raise RecipeError(f"profile: pairs and window={self.window} ask for different candidates. Give one.")
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """
+    The final training.
+
+    Args:
+        blocks (`list[str | int]`, *optional*):
+            Names, indices or patterns, for `subtuning train`; by default what the search chose. `[]`: the head alone.
+        repeats (`int`, *optional*, defaults to 1):
+            Final trainings with one seed after another, each scored on the test rows. The first is the adapter.
+    """
+
+    blocks: list[str | int] | None = None
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise RecipeError(f"train.repeats must be at least 1, found {self.repeats}.")
 
 
 @dataclass(frozen=True)
@@ -112,15 +216,20 @@ class Recipe:
 
     Args:
         model ([`ModelSection`]), data ([`DataSection`]), preprocessing ([`PreprocessingSection`]): Its sections.
+        profile ([`ProfileSection`], *optional*), train ([`TrainSection`], *optional*): What commands of that name do.
         metric (`str`, *optional*, defaults to `"accuracy"`): A metric this package has, or one of `evaluate`.
         args (`dict`, *optional*): Fields of [`GreedySubTuningArguments`].
+        about ([`AboutSection`], *optional*): For people.
     """
 
     model: ModelSection
     data: DataSection
     preprocessing: PreprocessingSection = field(default_factory=PreprocessingSection)
+    profile: ProfileSection = field(default_factory=ProfileSection)
+    train: TrainSection = field(default_factory=TrainSection)
     metric: str = "accuracy"
     args: dict[str, Any] = field(default_factory=dict)
+    about: AboutSection | None = None
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -137,160 +246,33 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise RecipeError(f"There is no recipe '{path}' (looked in {Path.cwd()}).")
-    content = _parse(file.read_text(encoding="utf-8"), str(path))
+        near = did_you_mean(str(path), map(str, _recipes_near(file)))
+        raise RecipeError(f"There is no recipe '{path}' (looked in {Path.cwd()}).{near}")
+    content = parse(file.read_text(encoding="utf-8"), str(path))
     if not isinstance(content, dict):
-        raise RecipeError(f"'{path}' must hold the sections {', '.join(_names(Recipe))}, found {content!r:.80}.")
-    for override in overrides:
-        _override(content, override)
+        names = ", ".join(f.name for f in dataclasses.fields(Recipe))
+        raise RecipeError(f"'{path}' must hold the sections {names}, found {content!r:.80}.")
     try:
+        for text in overrides:
+            override(content, text, ("metric",))
         return build(Recipe, content, "")
     except RecipeError as error:
         error.add_note(f"(in {path})")
         raise
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key given twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise RecipeError(f"line {key_node.start_mark.line + 1}: '{key}' is given twice.")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
-        raise RecipeError(f"'{origin}' is not YAML: {error}") from None
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"An override has the form section.key=value, found '{override}'.")
-    pieces = key.split(".")
-    if pieces == ["metric"]:
-        content["metric"] = _parse(text, override)
-        return
-    if len(pieces) == 1:
-        pieces = ["args", key]
-    place: Any = content
-    for piece in pieces[:-1]:
-        place = place.setdefault(piece, {})
-        if not isinstance(place, dict):
-            raise RecipeError(f"Override '{override}': '{piece}' is no section.")
-    place[pieces[-1]] = _parse(text, override)
-
-
-def build(cls: type, content: Any, where: str) -> Any:
-    """
-    Make a dataclass of a mapping, refusing unknown keys and wrong types.
-
-    Args:
-        cls (`type`): The dataclass.
-        content (`dict`): Its values.
-        where (`str`): Dotted place in the recipe, for messages.
-
-    Raises: [`RecipeError`]
-    """
-    if not isinstance(content, dict):
-        raise RecipeError(f"{where or 'The recipe'} must be a section with keys, found {content!r:.80}.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in content.items():
-        place = f"{where}.{key}" if where else str(key)
-        if key not in fields:
-            raise RecipeError(f"{place}: unknown key.{_did_you_mean(str(key), fields)} Known are {', '.join(fields)}.")
-        hint = hints[key]
-        section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-        values[key] = build(hint, value, place) if section else check(value, hint, place)
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise RecipeError(f"{where + '.' if where else ''}{name} is missing.")
-    return cls(**values)
-
-
-def check(value: Any, hint: Any, place: str) -> Any:
-    """
-    A value of the type that is asked for.
-
-    Numbers such as `1e-3`, which YAML 1.1 takes for text because they have no point, are read as numbers where a
-    number is expected.
-
-    Raises: [`RecipeError`]: If the value is of another type.
-    """
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_union(hint) else (hint,)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is type(None) and value is None:
-            return None
-        if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        if origin is bool and isinstance(value, bool):
-            return value
-        if origin in (int, str, dict, list) and isinstance(value, origin) and not isinstance(value, bool):
-            return value
-        if origin is typing.Any:
-            return value
-    wanted = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise RecipeError(f"{place} must be {wanted}, found {value!r} ({type(value).__name__}).")
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) is typing.Union
-
-
-def check_arguments(values: dict[str, Any], cls: type) -> dict[str, Any]:
-    """
-    Check the `args` section against the fields of a `TrainingArguments` class.
-
-    Args:
-        values (`dict`): The section.
-        cls (`type`): [`GreedySubTuningArguments`].
-
-    Returns: `dict`: the values, numbers in scientific notation read as numbers.
-    Raises: [`RecipeError`]: For an unknown field or a value of the wrong plain type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    hints = typing.get_type_hints(cls)
-    out = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise RecipeError(f"args.{key}: {cls.__name__} has no such field.{_did_you_mean(str(key), fields)}")
-        plain = _plain(hints.get(key))
-        out[key] = check(value, plain, f"args.{key}") if plain is not None else value
-    return out
-
-
-def _plain(hint: Any) -> Any:
-    """A union of plain types, or `None` where the field takes something richer, which checks itself."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_union(hint) else (hint,)
-    kinds = {typing.get_origin(option) or option for option in options}
-    return hint if kinds <= {int, float, bool, str, type(None)} else None
-
-
-def _names(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+def _recipes_near(file: Path) -> list[Path]:
+    """Recipes in the folder that was named, or in its parent's folders."""
+    for folder in (file.parent, file.parent.parent):
+        if folder.is_dir() and folder != Path("."):
+            return sorted(folder.glob("*.yaml")) + sorted(folder.glob("*/*.yaml"))
+    return []
 
 
 def _exactly_one(section: str, **values: Any) -> None:
     given = [name for name, value in values.items() if value is not None]
     if len(given) != 1:
-        found = "both" if given else "neither"
-        raise RecipeError(f"{section}: give exactly one of {' and '.join(values)}, found {found}.")
+        two = len(values) == 2
+        found = ("both" if two else " and ".join(given)) if given else ("neither" if two else "none")
+        *first, last = values
+        raise RecipeError(f"{section}: give exactly one of {', '.join(first)} and {last}, found {found}.")

@@ -6,7 +6,19 @@ Knows finished numbers; does not know models or data.
 
 from .ladder import plot_ladder
 from .names import short_names
+from .pairs import plot_pairs
+from .pareto import plot_pareto
 from .profile import Reference, plot_profile
 from .style import save_figure
+from .timeline import plot_timeline
 
-__all__ = ["Reference", "plot_ladder", "plot_profile", "save_figure", "short_names"]
+__all__ = [
+    "Reference",
+    "plot_ladder",
+    "plot_pairs",
+    "plot_pareto",
+    "plot_profile",
+    "plot_timeline",
+    "save_figure",
+    "short_names",
+]

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import ArgumentsError
-from .names import short_names
-from .style import Theme, format_axis, format_of, headings, new_figure, theme_of
+from .names import names_of, ordered_union
+from .style import Theme, finish, format_axis, format_of, new_figure, theme_of
+from .ticks import name_ticks
 
 if TYPE_CHECKING:
     from ..search.profile import Profile
@@ -51,12 +52,13 @@ def plot_profile(
     title: str = "Finetuning profile",
     subtitle: str | None = None,
     theme: str = "light",
+    ordered: bool = True,
 ) -> Figure:
     """
-    Draw a profile.
+    Draw a profile, of single blocks or of any other candidates.
 
     Args:
-        profile ([`Profile`]): Scores of the one-block candidates.
+        profile ([`Profile`]): Scores of the one-block candidates, or of runs of consecutive blocks.
         selection (`Sequence[str]`, *optional*): Blocks the search chose, in the order it chose them.
         full_finetuning ([`Reference`], *optional*): Score of training everything.
         linear_probe ([`Reference`], *optional*): Score of the head alone; by default the profile's own.
@@ -64,6 +66,8 @@ def plot_profile(
         percent (`bool`, *optional*): Whether scores are shares; by default when all lie between 0 and 1.
         title (`str`, *optional*), subtitle (`str`, *optional*): Headings.
         theme (`str`, *optional*, defaults to `"light"`): `"light"` or `"dark"`.
+        ordered (`bool`, *optional*, defaults to `True`):
+            Whether the order of `selection` is that of choice. If not (a backward search), blocks are marked alike.
 
     Returns: `matplotlib.figure.Figure`: for [`save_figure`].
     Raises: [`ArgumentsError`]: For an unknown theme, an empty profile or a chosen block that is not in it.
@@ -76,16 +80,15 @@ def plot_profile(
     references = [reference for reference in (probe, full) if reference is not None]
     values = [sign * mean for mean in (*(bar.mean for bar in bars), *(line.mean for line in references))]
     percent = sign > 0 and all(0 <= value <= 1 for value in values) if percent is None else percent
-    figure, axes = new_figure(max(7.2, 2.0 + 0.42 * len(bars)), 4.3, colours)
+    figure, axes = new_figure(2.7, colours)
     _set_limits(axes, bars, references)
-    _draw_bars(axes, bars, probe.mean if probe else axes.get_ylim()[0], colours)
+    _draw_bars(axes, bars, probe.mean if probe else axes.get_ylim()[0], colours, ordered)
     _draw_references(axes, probe, full, format_of(percent, sign), colours)
     format_axis(axes, percent, sign)
-    _label_blocks(axes, [bar.name for bar in bars], colours)
-    words = (metric or f"{profile.metric}, mean of {profile.num_folds} folds") + ("" if sign > 0 else " (up is better)")
+    kind = _label_candidates(axes, profile, colours)
+    words = (metric or f"{profile.metric}, mean of {_trainings(profile)}") + ("" if sign > 0 else " (up is better)")
     axes.set_ylabel(words, color=colours.muted, fontsize=9)
-    headings(figure, colours, title, subtitle or _subtitle(bars))
-    return figure
+    return finish(figure, axes, colours, title, subtitle or _subtitle(bars, kind, probe is not None, ordered))
 
 
 def _bars(profile: Profile, selection: Sequence[str]) -> list[_Bar]:
@@ -122,18 +125,21 @@ def _set_limits(axes: Axes, bars: Sequence[_Bar], references: Sequence[Reference
     spans = [(bar.mean, bar.error or 0.0) for bar in bars] + [(r.mean, r.error or 0.0) for r in references]
     low = min(mean - error for mean, error in spans)
     high = max(mean + error for mean, error in spans)
+    marked = [bar.mean + (bar.error or 0.0) for bar in bars if bar.order is not None]
     room = (high - low) or 0.01
-    axes.set_ylim(low - 0.06 * room, high + (0.17 if any(bar.order is not None for bar in bars) else 0.06) * room)
-    axes.set_xlim(-0.7, len(bars) - 0.3)
+    axes.set_ylim(low - 0.06 * room, max([high + 0.06 * room, *(top + 0.17 * room for top in marked)]))
+    beside = 0.7 + 0.3 * max(0, 5 - len(bars))  # a few bars need not be as wide as the picture
+    axes.set_xlim(-beside, len(bars) - 1 + beside)
 
 
-def _draw_bars(axes: Axes, bars: Sequence[_Bar], base: float, colours: Theme) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[_Bar], base: float, colours: Theme, ordered: bool) -> None:
+    cap = min(3.0, 60 / len(bars))
     for x, bar in enumerate(bars):
         colour = colours.bar if bar.order is None else colours.chosen
-        axes.bar(x, bar.mean - base, bottom=base, width=0.62, color=colour, linewidth=0)
+        axes.bar(x, bar.mean - base, bottom=base, width=0.66, color=colour, linewidth=0)
         if bar.error:
-            axes.errorbar(x, bar.mean, bar.error, color=colours.text, elinewidth=1.1, capsize=3, capthick=1.1)
-        if bar.order is not None:
+            axes.errorbar(x, bar.mean, bar.error, color=colours.text, elinewidth=1.1, capsize=cap, capthick=1.1)
+        if bar.order is not None and ordered:
             place = ORDINALS[bar.order] if bar.order < len(ORDINALS) else f"{bar.order + 1}th"
             axes.annotate(
                 place,
@@ -142,7 +148,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar], base: float, colours: Theme) ->
                 textcoords="offset points",
                 ha="center",
                 va="center",
-                fontsize=8.5,
+                fontsize=8.5 if len(bars) < 24 else 7,
                 fontweight="bold",
                 color=colours.ground,
                 zorder=5,
@@ -193,18 +199,37 @@ def _apart(heights: Sequence[float], least: float) -> list[float]:
     return [middle + up, middle - up]
 
 
-def _label_blocks(axes: Axes, names: Sequence[str], colours: Theme) -> None:
-    short, pattern = short_names(names)
-    crowded = max(map(len, short)) * len(short) > 90
-    axes.set_xticks(range(len(short)), short, rotation=90 if crowded else 0, color=colours.text)
-    where = f"block, from input to output   ({pattern})" if pattern else "block, from input to output"
+def _label_candidates(axes: Axes, profile: Profile, colours: Theme) -> str:
+    """Write what was trained below the axis; returns it in words."""
+    selections = [row.candidate.blocks for row in profile.rows]
+    sizes = {len(selection) for selection in selections}
+    shown, pattern = names_of(selections, ordered_union(selections))
+    name_ticks(axes, shown, colours)
+    if sizes == {1}:
+        kind, what = "one block", "block"
+    elif len(sizes) == 1 and not any("+" in name for name in shown):
+        kind, what = f"{min(sizes)} consecutive blocks", f"{min(sizes)} blocks"
+    else:
+        kind, what = "a selection of blocks", "blocks"
+    where = f"{what}, from input to output" + (f"   ({pattern})" if pattern else "")
     axes.set_xlabel(where, color=colours.muted, fontsize=9, labelpad=8)
+    return kind
 
 
-def _subtitle(bars: Sequence[_Bar]) -> str:
-    words = "one block and the head trained at a time; a bar is the gain over the head alone"
+def _trainings(profile: Profile) -> str:
+    """What a mean is the mean of, in words."""
+    repeats = sorted({row.repeats for row in profile.rows})
+    folds = f"{profile.num_folds} fold{'s' * (profile.num_folds > 1)}"
+    if repeats[-1] == 1:
+        return folds
+    return f"{folds} × {'–'.join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))} seeds"
+
+
+def _subtitle(bars: Sequence[_Bar], kind: str, gain: bool, ordered: bool) -> str:
+    words = f"{kind} and the head trained at a time; a bar is the {'gain over the head alone' if gain else 'score'}"
     if any(bar.error for bar in bars):
         words += " ± 1 s.e."
     if any(bar.order is not None for bar in bars):
-        words += "\n1st, 2nd ...: the blocks that the greedy search chose, in its order"
+        mark = "1st, 2nd ...: the blocks that the greedy search chose, in its order"
+        words += f"\n{mark}" if ordered else "\nstrong colour: the blocks that the search kept"
     return words

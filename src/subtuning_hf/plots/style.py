@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..errors import ArgumentsError
@@ -22,7 +26,7 @@ from ..errors import ArgumentsError
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by purpose."""
+    """Colours by purpose. `ramp` goes from little to much, and stands off the ground at both ends."""
 
     ground: str
     text: str
@@ -32,12 +36,31 @@ class Theme:
     chosen: str
     probe: str
     full: str
+    best: str
+    ramp: tuple[str, ...]
+
+    @property
+    def scale(self) -> LinearSegmentedColormap:
+        """The ramp as a colour map."""
+        return LinearSegmentedColormap.from_list("subtuning", self.ramp)
+
+    def on(self, colour: Any) -> str:
+        """The colour of text on a colour: black or white, by its relative luminance (WCAG)."""
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        return "#10151b" if luminance > 0.24 else "#ffffff"
 
 
 THEMES = {
-    "light": Theme("#ffffff", "#1f2328", "#59636e", "#e4e7eb", "#a9c9e2", "#0072b2", "#6b7280", "#c2410c"),
-    "dark": Theme("#0d1117", "#e6edf3", "#9198a1", "#262c36", "#2f5673", "#56b4e9", "#9ca3af", "#f59e62"),
-}
+    "light": Theme(
+        ground="#ffffff", text="#1f2328", muted="#59636e", grid="#e4e7eb", bar="#a9c9e2", chosen="#0072b2",
+        probe="#6b7280", full="#c2410c", best="#c2410c", ramp=("#dcebf5", "#7fb8dc", "#1f7fb8", "#063f66"),
+    ),
+    "dark": Theme(
+        ground="#0d1117", text="#e6edf3", muted="#9198a1", grid="#262c36", bar="#2f5673", chosen="#56b4e9",
+        probe="#9ca3af", full="#f59e62", best="#f59e62", ramp=("#1b3347", "#23628f", "#4aa3dd", "#d3ecfb"),
+    ),
+}  # fmt: skip
 FONT = ["DejaVu Sans"]  # shipped with matplotlib, so that a picture is the same everywhere
 
 
@@ -52,32 +75,83 @@ def theme_of(name: str) -> Theme:
     return THEMES[name]
 
 
-# Room around the axes, inches: the same for any size of picture.
-LEFT, RIGHT, TOP, BOTTOM = 0.72, 1.2, 0.92, 0.72
+# Pages show pictures as wide as themselves, so every picture is as wide as a page: a wider one would have small print.
+WIDTH = 7.6  # inches
+EDGE = 0.16  # free at every edge, inches
 
 
-def new_figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
-    """An empty picture of `width` x `height` inches: a light grid behind, no frame."""
-    figure = Figure(figsize=(width, height), facecolor=theme.ground)
+def new_figure(height: float, theme: Theme, grid: str = "y") -> tuple[Figure, Axes]:
+    """An empty picture with axes of `height` inches: a light grid behind, no frame. To be ended by [`finish`]."""
+    figure = Figure(figsize=(WIDTH, height + 1.6), facecolor=theme.ground)
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - RIGHT / width, 1 - TOP / height)
+    _place(figure, 0.8, 1.2, 0.8, height)
     axes = figure.add_subplot(facecolor=theme.ground)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(theme.muted)
     axes.set_axisbelow(True)
-    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    if grid:
+        axes.grid(axis=grid, color=theme.grid, linewidth=0.8)  # type: ignore[arg-type]
     axes.tick_params(colors=theme.muted, length=0, labelsize=9)
     return figure, axes
 
 
-def headings(figure: Figure, theme: Theme, title: str, subtitle: str | None) -> None:
-    """A bold title and one or two muted lines below it, left-aligned with the axes."""
-    width, height = figure.get_size_inches()
-    figure.text(LEFT / width, 1 - 0.2 / height, title, color=theme.text, fontsize=12.5, fontweight="bold", va="top")
-    if subtitle:
-        figure.text(
-            LEFT / width, 1 - 0.46 / height, subtitle, color=theme.muted, fontsize=9, va="top", linespacing=1.35
-        )
+def finish(figure: Figure, axes: Axes, theme: Theme, title: str, subtitle: str) -> Figure:
+    """
+    Head a picture and give all that stands around its axes the room it needs.
+
+    Args:
+        figure (`matplotlib.figure.Figure`), axes (`matplotlib.axes.Axes`): As [`new_figure`] made them.
+        theme ([`Theme`]): Colours.
+        title (`str`): A bold line.
+        subtitle (`str`): Muted lines below it; long ones are broken.
+
+    Returns: `matplotlib.figure.Figure`: higher by what was needed; the axes keep their height and lose width.
+    """
+    heading = figure.text(0, 1, title, color=theme.text, fontsize=12.5, fontweight="bold", va="top")
+    body = figure.text(0, 1, subtitle, color=theme.muted, fontsize=9, va="top", linespacing=1.4)
+    body.set_text("\n".join(piece for line in subtitle.split("\n") for piece in _broken(figure, body, line)))
+    tops = [_inches(figure, text.get_window_extent()).height for text in (heading, body)]
+    height = _inches(figure, axes.get_window_extent()).height
+    for _ in range(3):  # in narrower axes other ticks may show, and names may have to be turned
+        inner, outer = _inches(figure, axes.get_window_extent()), _inches(figure, axes.get_tightbbox())
+        left, right = EDGE + inner.x0 - outer.x0, EDGE + outer.x1 - inner.x1
+        below, above = EDGE + inner.y0 - outer.y0, max(0.0, outer.y1 - inner.y1) + EDGE
+        total = below + height + above + sum(tops) + 0.1 + EDGE
+        figure.set_size_inches(WIDTH, total)
+        _place(figure, left, right, below, height)
+        _turn_names(axes)
+    heading.set_position((EDGE / WIDTH, 1 - EDGE / total))
+    body.set_position((EDGE / WIDTH, 1 - (EDGE + tops[0] + 0.1) / total))
+    return figure
+
+
+def _place(figure: Figure, left: float, right: float, below: float, height: float) -> None:
+    wide, high = figure.get_size_inches()
+    figure.subplots_adjust(left / wide, below / high, 1 - right / wide, (below + height) / high)
+
+
+def _turn_names(axes: Axes) -> None:
+    """Turn the names below the axes if neighbours touch."""
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    apart = 3 * axes.figure.dpi / 72
+    if any(left.x1 + apart > right.x0 for left, right in pairwise(boxes)) and not labels[0].get_rotation():
+        for label in labels:
+            label.set(rotation=90, multialignment="right")  # right is up
+
+
+def _inches(figure: Figure, box: Any) -> Any:
+    return box.transformed(figure.dpi_scale_trans.inverted())
+
+
+def _broken(figure: Figure, text: Text, line: str) -> list[str]:
+    """A line in pieces that are not wider than the picture."""
+    pieces: list[str] = []
+    for word in line.split(" "):
+        text.set_text(f"{pieces[-1]} {word}" if pieces else word)
+        fits = _inches(figure, text.get_window_extent()).width <= WIDTH - 2 * EDGE
+        pieces = [*pieces[:-1], text.get_text()] if pieces and fits else [*pieces, word]
+    return pieces
 
 
 def format_of(percent: bool, sign: int = 1) -> Callable[[float], str]:
@@ -90,6 +164,27 @@ def format_axis(axes: Axes, percent: bool, sign: int = 1) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     text = (lambda value, _: f"{100 * sign * value:.3g} %") if percent else (lambda value, _: f"{sign * value:.4g}")
     axes.yaxis.set_major_formatter(FuncFormatter(text))
+
+
+def in_short(number: float) -> str:
+    """A large number with three digits: 1.77 M."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:g}"
+
+
+def colour_bar(axes: Axes, drawn: Any, theme: Theme, words: str, percent: bool | None = None, sign: int = 1) -> None:
+    """What the colours of `drawn` stand for, at the right of the axes; `percent` is `None` for whole numbers."""
+    bar_axes = axes.inset_axes((1.03, 0, 0.028, 1))
+    bar = axes.figure.colorbar(drawn, cax=bar_axes)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar_axes.tick_params(colors=theme.muted, length=0, labelsize=8.5)
+    if percent is None:
+        bar_axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    else:
+        format_axis(bar_axes, percent, sign)
+    bar_axes.set_ylabel(words, color=theme.muted, fontsize=9, labelpad=6)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
@@ -111,6 +206,7 @@ def save_figure(figure: Figure, path: str | os.PathLike, formats: tuple[str, ...
     for form in formats:
         file = target.with_name(f"{target.name}.{form}")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
-        figure.savefig(file, dpi=200, facecolor=figure.get_facecolor(), metadata=metadata)
+        with rc_context({"svg.hashsalt": "subtuning"}):  # else the names inside an SVG are drawn by chance
+            figure.savefig(file, dpi=200, facecolor=figure.get_facecolor(), metadata=metadata)
         written.append(file)
     return written

@@ -5,17 +5,20 @@ Needs the standard library alone.
 """
 
 from .folds import Fold, inner_split, make_folds, single_split
-from .greedy import SearchState, replay
+from .greedy import SearchState, replay, speculate
 from .journal import Journal, Study, find_study, read_study
+from .pareto import ParetoFront, ParetoPoint, pareto_front
 from .profile import Profile, ProfileRow, profile_of
-from .records import BlockInfo, Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec
+from .records import BlockInfo, Candidate, Decision, Evaluation, FinalRun, Round, SearchSpec, StudySpec, Unit
 from .result import Cost, LadderRow, SearchResult, ladder, ladder_table
-from .space import add_one, pairs, remove_one, windows
+from .space import add_one, pairs, remove_one, units_of, windows
 
 __all__ = [
     "BlockInfo",
     "Candidate",
+    "Unit",
     "Evaluation",
+    "FinalRun",
     "StudySpec",
     "SearchSpec",
     "Round",
@@ -26,10 +29,12 @@ __all__ = [
     "find_study",
     "SearchState",
     "replay",
+    "speculate",
     "add_one",
     "remove_one",
     "windows",
     "pairs",
+    "units_of",
     "Fold",
     "make_folds",
     "single_split",
@@ -37,6 +42,9 @@ __all__ = [
     "Profile",
     "ProfileRow",
     "profile_of",
+    "ParetoFront",
+    "ParetoPoint",
+    "pareto_front",
     "SearchResult",
     "LadderRow",
     "Cost",

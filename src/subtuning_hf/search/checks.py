@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, field, fields
 from enum import Enum
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from ..errors import ArgumentsError
 
 Kind = TypeVar("Kind")
+_LATER = {"later": True}
 
 
 def put(record: object, name: str, value: Any) -> None:
@@ -25,17 +26,32 @@ def put(record: object, name: str, value: Any) -> None:
     object.__setattr__(record, name, value)
 
 
+def later(default: Any) -> Any:
+    """A field that records of an older format lack; at its default it is not written."""
+    return field(default=default, metadata=_LATER)
+
+
 def exactly(kind: Any, data: Any) -> dict[str, Any]:
-    """The fields of a record, none missing and none unknown."""
-    expected = [item.name for item in fields(kind)]
+    """The fields of a record, none unknown and none missing but those that came later."""
+    known = {item.name: item for item in fields(kind)}
     if not isinstance(data, Mapping):
-        raise ArgumentsError(f"{kind.__name__} must be an object with {', '.join(expected)}, found {short(data)}.")
-    missing = [name for name in expected if name not in data]
-    unknown = [str(name) for name in data if name not in expected]
+        raise ArgumentsError(f"{kind.__name__} must be an object with {', '.join(known)}, found {short(data)}.")
+    missing = [name for name, item in known.items() if name not in data and not item.metadata.get("later")]
+    unknown = [str(name) for name in data if name not in known]
     if missing or unknown:
         found = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
-        raise ArgumentsError(f"{kind.__name__} must have exactly {', '.join(expected)}, found {'; '.join(found)}.")
+        raise ArgumentsError(f"{kind.__name__} must have exactly {', '.join(known)}, found {'; '.join(found)}.")
     return dict(data)
+
+
+def written(record: Any) -> dict[str, Any]:
+    """The fields of a record that are written: all but those that came later and are at their default."""
+    values = {item.name: (item, getattr(record, item.name)) for item in fields(record)}
+    return {
+        name: value
+        for name, (item, value) in values.items()
+        if not item.metadata.get("later") or item.default is MISSING or value != item.default
+    }
 
 
 def instance(kind: type[Kind], value: Any, where: str) -> Kind:
@@ -63,6 +79,14 @@ def finite(value: Any, where: str, least: float | None = None) -> float:
     if not math.isfinite(found) or (least is not None and found < least):
         bound = "" if least is None else f" of {least} or more"
         raise ArgumentsError(f"{where} must be a finite number{bound}, found {found}.")
+    return found
+
+
+def share(value: Any, where: str) -> float:
+    """A number above 0 and up to 1."""
+    found = number(value, where)
+    if not 0 < found <= 1:
+        raise ArgumentsError(f"{where} must be a number above 0 and up to 1, found {found}.")
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -19,7 +19,7 @@ from typing import NoReturn
 from ..errors import ArgumentsError, JournalError, StudyMismatchError
 from .lines import Contents, Entry, entry_line, header_line, parse
 from .lock import FileLock
-from .records import Decision, Evaluation, SearchSpec, StudySpec
+from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
 SUFFIX = ".jsonl"
 
@@ -36,12 +36,16 @@ class Study:
         evaluations (`tuple[Evaluation, ...]`): Every finished evaluation.
         searches (`tuple[SearchSpec, ...]`): The searches that were begun.
         decisions (`tuple[Decision, ...]`): The rounds that were decided.
+        finals (`tuple[FinalRun, ...]`): Trainings of chosen blocks on the whole training set; no decision reads them.
+        writers (`tuple[str, ...]`): For each evaluation the writer whose file it is in; not compared.
     """
 
     spec: StudySpec
     evaluations: tuple[Evaluation, ...] = ()
     searches: tuple[SearchSpec, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    finals: tuple[FinalRun, ...] = ()
+    writers: tuple[str, ...] = field(default=(), compare=False)
 
 
 def read_study(folder: str | os.PathLike[str]) -> Study:
@@ -89,6 +93,8 @@ def find_study(folder: str | os.PathLike[str]) -> Study | None:
         tuple(entry for entry in entries if isinstance(entry, Evaluation)),
         tuple(entry for entry in entries if isinstance(entry, SearchSpec)),
         tuple(entry for entry in entries if isinstance(entry, Decision)),
+        tuple(entry for entry in entries if isinstance(entry, FinalRun)),
+        tuple(path.stem for path, _, contents in found for entry in contents.entries if isinstance(entry, Evaluation)),
     )
 
 
@@ -154,14 +160,15 @@ class Journal:
         Put a record on disk.
 
         Args:
-            entry ([`Evaluation`], [`SearchSpec`] or [`Decision`]): The record.
+            entry ([`Evaluation`], [`SearchSpec`], [`Decision`] or [`FinalRun`]): The record.
 
         Raises:
             [`JournalBusyError`]: If another process began to write to this file meanwhile.
             [`JournalError`]: If it cannot be written; the file is then as it was before.
         """
         if not isinstance(entry, Entry):
-            raise ArgumentsError(f"A journal holds evaluations, searches and decisions, found {type(entry).__name__}.")
+            found = type(entry).__name__
+            raise ArgumentsError(f"A journal holds evaluations, searches, decisions and final runs, found {found}.")
         if self._closed:
             raise JournalError(f"{self.path} was closed, so nothing can be appended. Open it again.")
         if self._lock is not None and not self._lock.held:
@@ -174,6 +181,21 @@ class Journal:
             if self._file is None or not self._file.size:
                 self._stop()  # nothing of ours is on disk, and nothing is held
             raise
+
+    def take(self) -> None:
+        """
+        Take this file for oneself now, and not with the first record: for what is to be written beside it.
+
+        Raises:
+            [`JournalBusyError`]: If another process writes to it.
+            [`JournalError`]: If it cannot be written.
+        """
+        if self._file is None and not self._closed:
+            try:
+                self._start()
+            except BaseException:
+                self._stop()
+                raise
 
     def close(self) -> None:
         """Let others write. What was appended stays."""

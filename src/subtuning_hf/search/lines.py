@@ -4,6 +4,9 @@ The format of a journal file: what a line says, and up to which byte a file is s
 A file is UTF-8 with one JSON object a line. The first line is the header: what the study is, and the number of the
 format. Every other line is one record. A line that was cut while it was written is the last one and has no newline;
 anything else that cannot be read is damage and is refused with its line number. Knows neither folders nor locks.
+
+Format 1 had neither final runs nor repeats, budgets, directions other than forward, or pruners. What is at its default
+is written as it was then, so a file of format 1 is continued as one and keeps its header.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import JournalCorruptError, JournalVersionError, SubTuningError
-from .records import Decision, Evaluation, SearchSpec, StudySpec
+from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
-FORMAT = 1
-Entry = Evaluation | SearchSpec | Decision
-_KINDS: dict[str, type[Evaluation] | type[SearchSpec] | type[Decision]] = {
+FORMAT = 2
+Entry = Evaluation | SearchSpec | Decision | FinalRun
+_KINDS: dict[str, type[Evaluation] | type[SearchSpec] | type[Decision] | type[FinalRun]] = {
     "evaluation": Evaluation,
     "search": SearchSpec,
     "decision": Decision,
+    "final": FinalRun,
 }
 _START = b'{"type":"study",'
 

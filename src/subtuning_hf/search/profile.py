@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .greedy import paired_gain, score_of, spread_of, standard_error_of
-from .records import Candidate, Evaluation, StudySpec
+from .records import Candidate, Evaluation, StudySpec, Unit
+from .scores import averaged, deviation, paired_gain, score_of, spread_of, standard_error_of, table_of
 from .space import HEAD_ONLY, windows
-from .tables import count, decimal, seconds, text_table
+from .tables import count, decimal, seconds, text_table, to_frame
+
+if TYPE_CHECKING:
+    import pandas
+
+Repeats = tuple[tuple[Evaluation, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class ProfileRow:
         gain_standard_error (`float`, *optional*): Of `gain`; None with a single fold.
         num_parameters (`int`): Parameters of its blocks, without the head.
         trainable_parameters (`int`): All that was trained, head included.
-        seconds (`float`): Wall-clock time of all its folds together, in seconds.
+        seconds (`float`): Wall-clock time of all its folds and repeats together, in seconds.
+        repeats (`int`): Trainings on each fold, with a seed each; scores are averaged fold by fold first of all.
+        seed_spread (`float`, *optional*): Standard deviation of the score between repeats; None with a single one.
     """
 
     candidate: Candidate
@@ -42,6 +49,8 @@ class ProfileRow:
     num_parameters: int
     trainable_parameters: int
     seconds: float
+    repeats: int = 1
+    seed_spread: float | None = None
 
     @property
     def label(self) -> str:
@@ -83,14 +92,26 @@ class Profile:
                 "num_parameters": row.num_parameters,
                 "trainable_parameters": row.trainable_parameters,
                 "seconds": row.seconds,
+                "repeats": row.repeats,
+                "seed_spread": row.seed_spread,
             }
             for row in self.rows
         ]
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """
+        The profile as a data frame.
+
+        Returns: `pandas.DataFrame`: one row a candidate.
+        Raises: [`MissingDependencyError`]: If pandas is not installed.
+        """
+        return to_frame(self.to_rows())
+
     def table(self) -> str:
         """`str`: the profile as text, the head alone first, the metric as it is."""
-        headings = ("block", self.metric, "spread", "gain", "s.e.", "parameters", "seconds")
         shown = self.rows if self.head_only is None else (self.head_only, *self.rows)
+        repeated = any(row.repeats > 1 for row in shown)
+        headings = ("block", self.metric, "spread", "gain", "s.e.", "parameters", "seconds", *["repeats"] * repeated)
         sign = 1 if self.greater_is_better else -1
         return text_table(
             headings,
@@ -103,6 +124,7 @@ class Profile:
                     decimal(row.gain_standard_error) if row.candidate != HEAD_ONLY else "",
                     count(row.num_parameters),
                     seconds(row.seconds),
+                    *[str(row.repeats)] * repeated,
                 )
                 for row in shown
             ],
@@ -120,34 +142,52 @@ def profile_of(
         evaluations (`Iterable[Evaluation]`): Its evaluations, in any order; others than those asked for are left out.
         candidates (`Sequence[Candidate]`, *optional*): What to show, such as `pairs(...)`; by default each block alone.
 
-    Returns: [`Profile`]: of the candidates that have all folds; the others are in `missing`.
+    Returns: [`Profile`]: of the candidates that have all folds in full; the others are in `missing`. Of several repeats
+        those count that have all folds.
     """
     if candidates is None:
         candidates = windows([block.name for block in spec.blocks])
-    found: dict[Candidate, dict[int, Evaluation]] = {}
-    for evaluation in evaluations:
-        if evaluation.fold < spec.num_folds:
-            found.setdefault(evaluation.candidate, {}).setdefault(evaluation.fold, evaluation)
-    complete = {
-        candidate: tuple(folds[fold] for fold in range(spec.num_folds))
-        for candidate, folds in found.items()
-        if len(folds) == spec.num_folds
-    }
-    head = complete.get(HEAD_ONLY, ())
+    found = complete_repeats(spec, evaluations)
+    complete = {wanted: found.get(wanted, ()) for wanted in (HEAD_ONLY, *candidates)}
+    head = complete[HEAD_ONLY]
     return Profile(
         spec.metric,
         spec.greater_is_better,
         spec.num_folds,
         head_only=_row(spec, HEAD_ONLY, head, head) if head else None,
-        rows=tuple(_row(spec, wanted, complete[wanted], head) for wanted in candidates if wanted in complete),
-        missing=tuple(wanted for wanted in candidates if wanted not in complete),
+        rows=tuple(_row(spec, wanted, complete[wanted], head) for wanted in candidates if complete[wanted]),
+        missing=tuple(wanted for wanted in candidates if not complete[wanted]),
     )
 
 
-def _row(
-    spec: StudySpec, candidate: Candidate, evaluations: tuple[Evaluation, ...], head: tuple[Evaluation, ...]
-) -> ProfileRow:
-    gain, gain_error = paired_gain(head, evaluations) if head else (None, None)
+def complete_repeats(spec: StudySpec, evaluations: Iterable[Evaluation]) -> dict[Candidate, Repeats]:
+    """
+    What is complete of a study.
+
+    Args:
+        spec ([`StudySpec`]): The study.
+        evaluations (`Iterable[Evaluation]`): Its evaluations, in any order.
+
+    Returns: `dict[Candidate, tuple[tuple[Evaluation, ...], ...]]`: the repeats that have all folds in full, each with
+        its folds in order, of each candidate that has any.
+    """
+    table = table_of(evaluations)
+    found: dict[Candidate, list[tuple[Evaluation, ...]]] = {}
+    for candidate, repeat in sorted(dict.fromkeys((u.candidate, u.repeat) for u in table), key=lambda each: each[1]):
+        units = [Unit(candidate, fold, repeat) for fold in range(spec.num_folds)]
+        if all(unit in table for unit in units):
+            found.setdefault(candidate, []).append(tuple(table[unit] for unit in units))
+    return {candidate: tuple(repeats) for candidate, repeats in found.items()}
+
+
+def fold_means(repeats: Repeats) -> tuple[Evaluation, ...]:
+    """One evaluation for each fold, the mean of its repeats."""
+    return tuple(averaged(fold) for fold in zip(*repeats, strict=True))
+
+
+def _row(spec: StudySpec, candidate: Candidate, repeats: Repeats, head: Repeats) -> ProfileRow:
+    evaluations = fold_means(repeats)
+    gain, gain_error = paired_gain(fold_means(head), evaluations) if head else (None, None)
     scores = [evaluation.score for evaluation in evaluations]
     sizes = [evaluation.num_examples for evaluation in evaluations]
     parameters = {block.name: block.num_parameters for block in spec.blocks}
@@ -161,4 +201,6 @@ def _row(
         num_parameters=sum(parameters[name] for name in candidate.blocks),
         trainable_parameters=max(evaluation.trainable_parameters for evaluation in evaluations),
         seconds=sum(evaluation.seconds for evaluation in evaluations),
+        repeats=len(repeats),
+        seed_spread=deviation([score_of(each) for each in repeats]),
     )

@@ -6,15 +6,16 @@ Derived from records and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IncompleteRoundError, MissingDependencyError
+from ..errors import IncompleteRoundError
 from .greedy import SearchState, pick_winner, score_of, spread_of
 from .profile import Profile, profile_of
-from .records import Evaluation, Round, StudySpec
-from .tables import count, decimal, seconds, text_table
+from .records import Candidate, Evaluation, Round, StudySpec
+from .tables import count, decimal, seconds, text_table, to_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -26,18 +27,24 @@ class LadderRow:
     One step of a ladder: the best candidate of a round.
 
     Args:
-        round (`int`): Number of the round; round 0 is the head alone.
-        block (`str`, *optional*): The block it adds; None for the head alone.
-        added (`bool`): Whether it was added; False for the best of the round that ended the search.
-        mean (`float`): Score of the selection with it, maximised: the size-weighted mean over folds.
+        round (`int`): Number of the round; round 0 is the start, forward the head alone and backward all blocks.
+        block (`str`, *optional*): What it adds, removes or chooses; None for the start.
+        added (`bool`): Whether the step was taken; False for the best of the round that ended the search.
+        mean (`float`): Score of the selection after it, maximised: the size-weighted mean over folds.
         spread (`float`, *optional*): Standard deviation of that score between folds; None with a single fold.
-        gain (`float`, *optional*): Gain over the step before on the same folds; None for the head alone.
+        gain (`float`, *optional*):
+            Gain over the step before on the same folds, backward over the best so far, where a loss is negative; None
+            for the start.
         standard_error (`float`, *optional*): Of that gain; None with a single fold.
-        threshold (`float`, *optional*): What the gain was compared with; None for the head alone.
+        threshold (`float`, *optional*): What the gain, or backward the loss, was compared with; None for the start.
         trainable_parameters (`int`): All that was trained, head included.
         num_evaluations (`int`): Trainings of the whole round.
         seconds (`float`): Wall-clock time of the whole round's trainings, added up, in seconds.
         reason (`str`): The decision in words.
+        change (`str`): `"start"`, `"add"`, `"remove"` or `"choose"`.
+        num_blocks (`int`): Blocks of the selection after it.
+        num_candidates (`int`): Candidates of the round.
+        num_pruned (`int`): Those of them that were given up before they were trained in full on every fold.
     """
 
     round: int
@@ -52,6 +59,18 @@ class LadderRow:
     num_evaluations: int
     seconds: float
     reason: str
+    change: str = "add"
+    num_blocks: int = 0
+    num_candidates: int = 1
+    num_pruned: int = 0
+
+    @property
+    def label(self) -> str:
+        """The step in words."""
+        if self.block is None:
+            return f"all {self.num_blocks} blocks" if self.num_blocks else "head only"
+        sign = {"remove": "- ", "add": "+ "}.get(self.change, "")
+        return f"{sign}{self.block}"
 
 
 @dataclass(frozen=True)
@@ -60,12 +79,14 @@ class Cost:
     What the evaluations of a search cost when they were made.
 
     Args:
-        num_evaluations (`int`): Trainings of one candidate on one fold.
+        num_evaluations (`int`): Trainings of one candidate on one fold, those with a share of the training included.
         seconds (`float`): Their wall-clock time, added up, in seconds.
+        full_trainings (`float`): Their shares of the full training, added up.
     """
 
     num_evaluations: int
     seconds: float
+    full_trainings: float
 
 
 @dataclass(frozen=True)
@@ -74,13 +95,16 @@ class SearchResult:
     The outcome of a search.
 
     Args:
-        blocks (`tuple[str, ...]`): The blocks in the order they were chosen; `()` if none is worth it.
-        rounds (`tuple[Round, ...]`): Every round with all its evaluations.
-        profile ([`Profile`]): The one-block candidates; without rows if the search was not allowed a block.
+        blocks (`tuple[str, ...]`):
+            The blocks, `()` if none is worth it: those of a forward search in the order they were chosen, others in
+            forward order.
+        rounds (`tuple[Round, ...]`): Every round with all its evaluations; of two starts, those of the one taken.
+        profile ([`Profile`]): The one-block candidates that were trained; without rows if there are none.
         cost ([`Cost`]): Of the search, evaluations it found in the journal included.
         reason (`str`): Why the search ended, in words.
         metric (`str`): Name of the metric behind the score.
         greater_is_better (`bool`): Whether the metric itself is better when greater; if not, scores are its negative.
+        parts (`tuple[tuple[Round, ...], ...]`, *optional*): Of two starts, the rounds of each, the forward one first.
     """
 
     blocks: tuple[str, ...]
@@ -90,6 +114,7 @@ class SearchResult:
     reason: str
     metric: str
     greater_is_better: bool
+    parts: tuple[tuple[Round, ...], ...] = ()
 
     @classmethod
     def from_state(cls, spec: StudySpec, state: SearchState, evaluations: Iterable[Evaluation] = ()) -> SearchResult:
@@ -109,15 +134,21 @@ class SearchResult:
                 f"A result needs a finished search, found round {len(state.rounds) - 1} with {len(state.pending)} "
                 "evaluations missing."
             )
-        used = [evaluation for round_ in state.rounds for evaluation in round_.evaluations]
+        parts = tuple(part.rounds for part in state.parts)
+        rounds = [round_ for part in parts or (state.rounds,) for round_ in part]
+        used = list({each.unit: each for round_ in rounds for each in round_.evaluations}.values())
+        blocks = state.selection.blocks
+        if state.rounds[0].direction == "forward":
+            blocks = tuple(row.block for row in ladder(state.rounds) if row.added and row.block is not None)
         return cls(
-            blocks=tuple(row.block for row in ladder(state.rounds) if row.added and row.block is not None),
+            blocks=blocks,
             rounds=state.rounds,
             profile=profile_of(spec, [*used, *evaluations]),
-            cost=Cost(len(used), sum(evaluation.seconds for evaluation in used)),
+            cost=Cost(len(used), sum(each.seconds for each in used), math.fsum(each.budget for each in used)),
             reason=state.reason,
             metric=spec.metric,
             greater_is_better=spec.greater_is_better,
+            parts=parts,
         )
 
     @property
@@ -136,21 +167,18 @@ class SearchResult:
         Returns: `pandas.DataFrame`: one row a step.
         Raises: [`MissingDependencyError`]: If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingDependencyError(
-                "`to_pandas()` needs pandas: `pip install pandas`, or use `to_rows()`."
-            ) from error
-        return pandas.DataFrame(self.to_rows())
+        return to_frame(self.to_rows())
 
     def table(self) -> str:
         """`str`: the ladder as text, the metric as it is, and what came out."""
         chosen = ", ".join(self.blocks) or "no block, the head alone"
-        return (
-            f"{ladder_table(self.rounds, self.metric, self.greater_is_better)}\n\n{self.reason}\nChosen: {chosen} "
-            f"({self.cost.num_evaluations} trainings, {seconds(self.cost.seconds)} s)."
-        )
+        ladders = [ladder_table(part, self.metric, self.greater_is_better) for part in self.parts or (self.rounds,)]
+        titles = [f"{part[0].direction.capitalize()}:\n" for part in self.parts] or [""]
+        trainings = f"{self.cost.num_evaluations} trainings"
+        if self.cost.full_trainings != self.cost.num_evaluations:
+            trainings += f", worth {self.cost.full_trainings:.1f} full ones"
+        shown = "\n\n".join(map("".join, zip(titles, ladders, strict=True)))
+        return f"{shown}\n\n{self.reason}\nChosen: {chosen} ({trainings}, {seconds(self.cost.seconds)} s)."
 
 
 def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
@@ -169,11 +197,11 @@ def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
             continue
         best = pick_winner(round_)
         evaluations = round_.of(best)
-        new = [name for name in best.blocks if name not in round_.selection.blocks]
+        changed = [*_without(best, round_.selection), *_without(round_.selection, best)]
         rows.append(
             LadderRow(
                 round=round_.index,
-                block=" + ".join(new) or None,
+                block=" + ".join(changed) or None,
                 added=decision.winner is not None,
                 mean=score_of(evaluations),
                 spread=spread_of(evaluations),
@@ -184,9 +212,21 @@ def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
                 num_evaluations=len(round_.evaluations),
                 seconds=sum(evaluation.seconds for evaluation in round_.evaluations),
                 reason=decision.reason,
+                change=_CHANGES[round_.direction] if round_.index else "start",
+                num_blocks=len(best.blocks),
+                num_candidates=len(round_.candidates),
+                num_pruned=len(round_.pruned),
             )
         )
     return tuple(rows)
+
+
+_CHANGES = {"forward": "add", "backward": "remove", "list": "choose"}
+_HEADINGS = {"forward": "block added", "backward": "block removed", "list": "chosen"}
+
+
+def _without(one: Candidate, other: Candidate) -> list[str]:
+    return [name for name in one.blocks if name not in other.blocks]
 
 
 def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_better: bool = True) -> str:
@@ -198,16 +238,20 @@ def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_bett
         metric (`str`, *optional*, defaults to `"score"`): Heading of the scores.
         greater_is_better (`bool`, *optional*, defaults to `True`): If not, scores are shown with their sign turned.
 
-    Returns: `str`: a block that was not added is in parentheses.
+    Returns: `str`: a step that was not taken is in parentheses.
     """
+    rounds = tuple(rounds)
     sign = 1 if greater_is_better else -1
-    headings = ("round", "block added", metric, "spread", "gain", "s.e.", "trainable", "trainings", "seconds")
+    rows = ladder(rounds)
+    pruned = any(row.num_pruned for row in rows)
+    change = _HEADINGS[rounds[0].direction if rounds else "forward"]
+    headings = ["round", change, metric, "spread", "gain", "s.e.", "trainable", "trainings", "seconds"]
     return text_table(
-        headings,
+        [*headings, *["given up"] * pruned],
         [
-            (
+            [
                 str(row.round),
-                "head only" if row.block is None else row.block if row.added else f"({row.block})",
+                row.label if row.block is None else row.block if row.added else f"({row.block})",
                 decimal(sign * row.mean),
                 decimal(row.spread),
                 decimal(row.gain, sign=True),
@@ -215,8 +259,9 @@ def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_bett
                 count(row.trainable_parameters),
                 count(row.num_evaluations),
                 seconds(row.seconds),
-            )
-            for row in ladder(rounds)
+                *[f"{row.num_pruned} of {row.num_candidates}"] * pruned,
+            ]
+            for row in rows
         ],
         left=2,
     )

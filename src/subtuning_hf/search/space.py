@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from itertools import combinations
 
 from ..errors import ArgumentsError, UnknownBlockError
-from .records import Candidate
+from .records import Candidate, Unit
 
 HEAD_ONLY = Candidate(())
 
@@ -98,3 +98,22 @@ def pairs(blocks: Sequence[str]) -> tuple[Candidate, ...]:
     Returns: `tuple[Candidate, ...]`: in forward order of their first block, then of their second.
     """
     return tuple(Candidate(pair) for pair in combinations(blocks, 2))
+
+
+def units_of(candidates: Sequence[Candidate], num_folds: int, repeats: int = 1) -> tuple[Unit, ...]:
+    """
+    All trainings in full of some candidates, as a profile needs them.
+
+    Args:
+        candidates (`Sequence[Candidate]`): What to train.
+        num_folds (`int`): Folds of the study.
+        repeats (`int`, *optional*, defaults to 1): Trainings of each candidate on each fold, with a seed each.
+
+    Returns: `tuple[Unit, ...]`: repeat by repeat, then by candidate and fold.
+    """
+    return tuple(
+        Unit(candidate, fold, repeat)
+        for repeat in range(repeats)
+        for candidate in candidates
+        for fold in range(num_folds)
+    )

@@ -1,8 +1,14 @@
-"""Tables as plain text. Knows nothing of what is in them."""
+"""Tables as plain text and as data frames. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -25,6 +31,19 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int
         ).rstrip()
         for line in lines
     )
+
+
+def to_frame(rows: Sequence[dict[str, Any]]) -> pandas.DataFrame:
+    """
+    Flat rows as a data frame.
+
+    Raises: [`MissingDependencyError`]: If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingDependencyError("`to_pandas()` needs pandas: `pip install pandas`, or use `to_rows()`.") from error
+    return pandas.DataFrame(rows)
 
 
 def decimal(value: float | None, sign: bool = False) -> str:

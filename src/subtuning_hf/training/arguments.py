@@ -8,18 +8,23 @@ Knows nothing of models and data.
 from __future__ import annotations
 
 import copy
+import difflib
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..blocks.granularity import GRANULARITIES
 from ..errors import ArgumentsError
+from ..search.records import DIRECTIONS, PRUNERS, STRATEGIES
+from .world import join_restarted
 
-STRATEGIES = ("exact",)
 # Schedules that are steered by an evaluation in the middle of training.
 _METRIC_SCHEDULES = tuple(
     getattr(SchedulerType, name) for name in ("REDUCE_ON_PLATEAU", "GREEDY") if hasattr(SchedulerType, name)
@@ -46,8 +51,34 @@ class GreedySubTuningArguments(TrainingArguments):
             Least gain in score for which a block is added, the paper's epsilon: 0.01 is one point of accuracy. By
             default a block must gain more than one standard error of the paired differences over folds, or
             with a single fold anything above 0.
+        direction (`str`, *optional*, defaults to `"forward"`):
+            `"forward"` starts from no block and adds one in each round. `"backward"` starts from all blocks and removes
+            one in each round; a candidate then holds a copy of every block that it trains, beside the frozen ones, and
+            the optimiser's state of all of them. `"best"` runs both and keeps the better result. `"list"` compares the
+            selections in `candidates` in one round.
+        candidates (`list[list[str | int]]` or `str`, *optional*):
+            For `direction="list"`: selections as names, indices or patterns; or `"pairs"`, or `"windows:2"` for all
+            runs of two consecutive blocks.
+        granularity (`str`, *optional*, defaults to `"block"`):
+            What is chosen from: whole `"stage"`s, `"block"`s, or `"submodule"`s of blocks (attention, MLP, norm,
+            convolution); see `find_blocks`. Indices and patterns, here and in `train(blocks=...)`, are of these.
         max_blocks (`int`, *optional*):
             Most blocks that are chosen.
+        max_trainable_parameters (`int`, *optional*):
+            Most parameters that are trained, head included, as `print_trainable_parameters` counts them.
+        pruner (`str`, *optional*, defaults to `"none"`):
+            How candidates are dropped before all their trainings are made. `"none"`: never, as in the paper. `"race"`:
+            after each fold, those that a paired t test finds behind the leader. `"halving"`: all are trained for a
+            small share of the epochs first, and the best of them for longer.
+        confidence (`float`, *optional*, defaults to 0.95):
+            One-sided confidence of each test of the race.
+        reduction (`int`, *optional*, defaults to 3):
+            Of so many candidates halving keeps one, which then trains so many times longer.
+        smallest_budget (`float`, *optional*, defaults to 1/9):
+            Share of the epochs that halving begins with.
+        speculate (`bool`, *optional*, defaults to `False`):
+            With several processes: let those that would wait for the end of a round begin with the next one, as if the
+            present leader wins. Saves time if it does, and makes evaluations that nobody needed if not.
         blocks (`list[str | int]`, *optional*):
             The blocks to choose from: names, indices or glob patterns. By default all that `find_blocks` finds.
         stratify (`bool`, *optional*, defaults to `True`):
@@ -83,7 +114,30 @@ class GreedySubTuningArguments(TrainingArguments):
         default=None,
         metadata={"help": "Least gain in score for a block to be added; by default one standard error over folds."},
     )
+    direction: str = field(
+        default="forward", metadata={"help": "Where the search starts and goes.", "choices": list(DIRECTIONS)}
+    )
+    candidates: Any = field(
+        default=None, metadata={"help": "Selections to compare with direction 'list'; or 'pairs', or 'windows:2'."}
+    )
+    granularity: str = field(
+        default="block", metadata={"help": "What is chosen from.", "choices": list(GRANULARITIES)}
+    )
     max_blocks: int | None = field(default=None, metadata={"help": "Most blocks that are chosen."})
+    max_trainable_parameters: int | None = field(
+        default=None, metadata={"help": "Most parameters that are trained, head included."}
+    )
+    pruner: str = field(
+        default="none", metadata={"help": "How candidates are dropped early.", "choices": list(PRUNERS)}
+    )
+    confidence: float = field(default=0.95, metadata={"help": "One-sided confidence of each test of pruner 'race'."})
+    reduction: int = field(default=3, metadata={"help": "Of so many candidates pruner 'halving' keeps one."})
+    smallest_budget: float = field(
+        default=1 / 9, metadata={"help": "Share of the epochs that pruner 'halving' begins with."}
+    )
+    speculate: bool = field(
+        default=False, metadata={"help": "Let idle processes begin with the likely next round."}
+    )
     blocks: list[str] | None = field(
         default=None, metadata={"help": "Blocks to choose from: names, indices or patterns. By default all."}
     )
@@ -109,14 +163,27 @@ class GreedySubTuningArguments(TrainingArguments):
                 f"`greater_is_better={self.greater_is_better}` says which way a metric is better, but "
                 "`metric_for_best_model` names none. Name it, such as 'accuracy', or leave both out for eval_loss."
             )
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not torch.accelerator.is_available():
+            # Without it, accelerate starts no process group on a machine that has no accelerator, and each process
+            # would believe to be alone.
+            self.use_cpu = True
+        join_restarted(self)
         super().__post_init__()
         self._check_search()
         self._check_folds()
         self._check_training()
 
     def _check_search(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ArgumentsError(f"`strategy` must be one of {', '.join(STRATEGIES)}, found {self.strategy!r}.")
+        _check_choice("strategy", self.strategy, STRATEGIES)
+        _check_choice("direction", self.direction, DIRECTIONS)
+        _check_choice("granularity", self.granularity, GRANULARITIES)
+        _check_choice("pruner", self.pruner, PRUNERS)
+        self._check_candidates()
+        _check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
+        _check_int("reduction", self.reduction, 2)
+        _check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
+        if self.max_trainable_parameters is not None:
+            _check_int("max_trainable_parameters", self.max_trainable_parameters, 0)
         if self.min_gain is not None:
             _check_number("min_gain", self.min_gain, "a number of 0 or more, or None", lambda v: v >= 0)
         if self.max_blocks is not None:
@@ -134,6 +201,33 @@ class GreedySubTuningArguments(TrainingArguments):
                     "`blocks` lists the blocks to choose from, and is empty. Leave it out for all blocks; to train "
                     "the head alone, call train(blocks=[])."
                 )
+
+    def _check_candidates(self) -> None:
+        if (self.direction == "list") != (self.candidates is not None):
+            raise ArgumentsError(
+                f"`candidates` are compared with direction='list', and only there; found direction={self.direction!r} "
+                f"and candidates={self.candidates!r}. Give both or neither."
+            )
+        if self.candidates is None:
+            return
+        if isinstance(self.candidates, str):
+            name, _, size = self.candidates.partition(":")
+            if self.candidates != "pairs" and not (name == "windows" and size.isdigit() and int(size) > 0):
+                raise ArgumentsError(
+                    f"`candidates` must be a list of selections, 'pairs' or 'windows:2', found {self.candidates!r}."
+                )
+            return
+        listed = isinstance(self.candidates, list | tuple) and len(self.candidates) > 0
+        if not listed or any(isinstance(one, str | int) or not hasattr(one, "__iter__") for one in self.candidates):
+            raise ArgumentsError(
+                f"`candidates` must be a list of lists of blocks, such as [[0], [0, 3]], found {self.candidates!r}."
+            )
+        self.candidates = [list(selection) for selection in self.candidates]
+        if not all(self.candidates):
+            raise ArgumentsError(
+                "`candidates` holds an empty selection: the head alone, which every search compares with anyway. "
+                "Leave it out."
+            )
 
     def _check_folds(self) -> None:
         _check_int("num_folds", self.num_folds, 2, " One validation set of your own goes into `validation_dataset`.")
@@ -222,6 +316,8 @@ class GreedySubTuningArguments(TrainingArguments):
             args.eval_strategy = type(self.eval_strategy)("no")
             args.eval_on_start = False
         args.logging_strategy = type(self.logging_strategy)("no")
+        # Trainer would spread a batch over all the GPUs it sees, and make it as many times larger.
+        args._n_gpu = min(self.n_gpu, 1)
         return args
 
 
@@ -234,10 +330,24 @@ _CANDIDATE: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "resume_from_checkpoint": None,
     "skip_memory_metrics": True,
+    "log_level": "passive",
     "enable_jit_checkpoint": False,
     "debug": [],
     "dry_run": False,
+    # A candidate is trained by one process, whatever the final training is spread over.
+    "deepspeed": None,
+    "deepspeed_plugin": None,
+    "fsdp": [],
+    "fsdp_plugin_args": None,
+    "parallelism_config": None,
 }
+
+
+def _check_choice(name: str, value: Any, known: Collection[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ArgumentsError(f"`{name}` must be one of {', '.join(known)}, found {value!r}.{meant}")
 
 
 def _check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:

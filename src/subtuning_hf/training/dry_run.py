@@ -7,11 +7,12 @@ evaluations follows from the round rule alone.
 
 from __future__ import annotations
 
+import heapq
 import math
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from transformers import TrainerCallback
 
 from ..search.greedy import replay
 from ..search.journal import find_study
-from ..search.records import Candidate, SearchSpec
+from ..search.records import Candidate, SearchSpec, Unit
+from ..search.space import remove_one, windows
 from ..tuner import SubTuningConfig
 from .evaluator import release, seed_all
 from .guard import unaltered
+from .prepare import Prepared
 from .progress import CostModel, format_seconds
 from .recipe import Recipe
-from .study import Prepared
 
 STEPS = 3
 BATCHES = 2
@@ -38,16 +40,18 @@ class PlannedRound:
     One round of a search.
 
     Args:
-        index (`int`): 0 is the head alone, 1 the profile.
+        name (`str`): Its number, for searches with two parts after the name of the part; or what is evaluated.
         candidates (`int`): Selections tried.
-        evaluations (`int`): Trainings: candidates times folds.
+        evaluations (`int`): Trainings: candidates times folds times repeats.
         seconds (`float`): Estimate; for rounds whose selection is not known yet, that of the dearest candidate.
+        exact (`bool`): Whether it is known what is tried.
     """
 
-    index: int
+    name: str
     candidates: int
     evaluations: int
     seconds: float
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class SearchPlan:
         steps (`int`): Optimiser steps of one training.
         seconds (`dict[str, float]`): Measured estimate of one evaluation for each candidate that was tried.
         recorded (`int`): Evaluations that the journal holds already.
+        processes (`int`, *optional*, defaults to 1): Processes that share the work.
+        pruner (`str`, *optional*, defaults to `"none"`): What may drop candidates early, which is not counted.
     """
 
     rounds: tuple[PlannedRound, ...]
@@ -69,6 +75,8 @@ class SearchPlan:
     steps: int
     seconds: dict[str, float]
     recorded: int = 0
+    processes: int = 1
+    pruner: str = "none"
 
     @property
     def evaluations(self) -> int:
@@ -81,23 +89,27 @@ class SearchPlan:
         return sum(round_.seconds for round_ in self.rounds)
 
     def __str__(self) -> str:
+        wide = max(len("round"), *(len(round_.name) for round_ in self.rounds))
         lines = [
             f"{self.num_blocks} blocks, {self.num_folds} fold{'s' * (self.num_folds > 1)}, "
-            f"{self.steps} steps per training",
-            "round  candidates  evaluations  time",
+            f"{self.steps} steps per training, {self.processes} process{'es' * (self.processes > 1)}",
+            f"{'round':>{wide}}  candidates  evaluations  time",
         ]
         total = 0.0
         for round_ in self.rounds:
             total += round_.seconds
-            about = "about" if round_.index < 2 else "at most"
+            about = "about" if round_.exact else "at most"
             lines.append(
-                f"{round_.index:>5}  {round_.candidates:>10}  {round_.evaluations:>11}  "
+                f"{round_.name:>{wide}}  {round_.candidates:>10}  {round_.evaluations:>11}  "
                 f"{about} {format_seconds(round_.seconds)}, {format_seconds(total)} so far"
             )
-        lines.append(
-            f"At most {self.evaluations} evaluations and {format_seconds(self.at_most_seconds)}; a round that adds "
-            "no block is the last."
-        )
+        if len(self.rounds) > 1:
+            lines.append(
+                f"At most {self.evaluations} evaluations and {format_seconds(self.at_most_seconds)}; the search ends "
+                "earlier where no step is worth it."
+            )
+        if self.pruner != "none":
+            lines.append(f"Without what the pruner '{self.pruner}' saves, or spends on shorter trainings first.")
         if self.recorded:
             lines.append(f"{self.recorded} evaluations are in the journal already and will not be repeated.")
         measured = ", ".join(f"{label} {format_seconds(value)}" for label, value in self.seconds.items())
@@ -105,14 +117,17 @@ class SearchPlan:
         return "\n".join(lines)
 
 
-def plan_search(recipe: Recipe, prepared: Prepared, search: SearchSpec) -> SearchPlan:
+def plan_search(
+    recipe: Recipe, prepared: Prepared, asked: SearchSpec | Sequence[Unit], processes: int = 1
+) -> SearchPlan:
     """
-    Plan a search.
+    Plan a search, or a set of evaluations.
 
     Args:
         recipe ([`Recipe`]): How candidates are trained.
         prepared ([`Prepared`]): The study.
-        search ([`SearchSpec`]): What is searched.
+        asked ([`SearchSpec`] or `Sequence[Unit]`): What is searched, or evaluated.
+        processes (`int`, *optional*, defaults to 1): Processes that share the work.
 
     Returns: [`SearchPlan`]
     """
@@ -123,25 +138,58 @@ def plan_search(recipe: Recipe, prepared: Prepared, search: SearchSpec) -> Searc
         steps, measured = measure(recipe, prepared, candidate)
         seconds[candidate.label] = measured
         cost.add_seconds(candidate, measured)
-    dearest = max(seconds.values())
-    folds, count = len(prepared.folds), len(names)
-    head = cost.seconds(candidates[0]) or 0.0
-    rounds = [PlannedRound(0, 1, folds, folds * head)]
-    last = count if search.max_blocks is None else min(search.max_blocks, count)
-    for index in range(1, last + 1):
-        tried = count - index + 1
-        each = [cost.seconds(Candidate((name,))) or 0.0 for name in names] if index == 1 else [dearest] * tried
-        rounds.append(PlannedRound(index, tried, tried * folds, folds * sum(each)))
-    return SearchPlan(tuple(rounds), count, folds, steps, seconds, _recorded(prepared, search))
-
-
-def _recorded(prepared: Prepared, search: SearchSpec) -> int:
-    """Evaluations of the journal that this search would use."""
     known = find_study(prepared.folder)
-    if known is None:
-        return 0
-    state = replay(prepared.spec, search, known.evaluations)
-    return sum(len(round_.evaluations) for round_ in state.rounds)
+    evaluations = () if known is None else known.evaluations
+    if isinstance(asked, SearchSpec):
+        shapes = _shapes(names, asked)
+        state = replay(prepared.spec, asked, evaluations)
+        rounds_ = [round_ for part in state.parts or (state,) for round_ in part.rounds]
+        recorded = len({e.unit for round_ in rounds_ for e in round_.evaluations})
+        pruner, trainings = asked.pruner, len(prepared.folds)
+    else:
+        listed = tuple(dict.fromkeys(unit.candidate for unit in asked))
+        shapes = [("all", listed)]
+        recorded = len({e.unit for e in evaluations} & set(asked))
+        pruner, trainings = "none", len(asked) // len(listed)
+    dearest = max(seconds.values())
+    rounds = []
+    for name, tried in shapes:
+        exact = not isinstance(tried, int)
+        each = [dearest] * tried if isinstance(tried, int) else [cost.seconds(c) or 0.0 for c in tried]
+        spent = makespan([value for value in each for _ in range(trainings)], processes)
+        rounds.append(PlannedRound(name, len(each), len(each) * trainings, spent, exact))
+    return SearchPlan(
+        tuple(rounds), len(names), len(prepared.folds), steps, seconds, recorded, processes, pruner
+    )
+
+
+def _shapes(names: Sequence[str], search: SearchSpec) -> list[tuple[str, tuple[Candidate, ...] | int]]:
+    """The rounds that there can be: their candidates where these are known, else how many they are."""
+    if search.direction == "list":
+        return [("0", (Candidate(()),)), ("1", search.candidates)]
+    if search.direction == "best":
+        parts = [(way, _shapes(names, replace(search, direction=way))) for way in ("forward", "backward")]
+        return [(f"{way} {name}", tried) for way, shapes in parts for name, tried in shapes]
+    count = len(names)
+    if search.direction == "backward":
+        # Blocks are removed one by one; the first removals are known.
+        everything = Candidate(tuple(names))
+        return [("0", (everything,)), ("1", remove_one(names, everything))] + [
+            (str(index), count - index + 1) for index in range(2, count + 1)
+        ]
+    last = count if search.max_blocks is None else min(search.max_blocks, count)
+    shapes: list[tuple[str, tuple[Candidate, ...] | int]] = [("0", (Candidate(()),))]
+    if last:
+        shapes.append(("1", windows(names)))
+    return shapes + [(str(index), count - index + 1) for index in range(2, last + 1)]
+
+
+def makespan(durations: Iterable[float], processes: int) -> float:
+    """Seconds until the last of some pieces of work is done, if each process takes the next one as it gets free."""
+    free = [0.0] * processes
+    for duration in durations:
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)
 
 
 def measure(recipe: Recipe, prepared: Prepared, candidate: Candidate) -> tuple[int, float]:

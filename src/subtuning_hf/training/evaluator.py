@@ -7,6 +7,7 @@ starts from the same base, the same seed and a Trainer of its own. Decides nothi
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import os
@@ -15,17 +16,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import Trainer, enable_full_determinism, set_seed
+from transformers import Trainer, TrainerCallback, enable_full_determinism, set_seed
 
 from ..errors import DataError, MetricNotFoundError, NonFiniteScoreError
 from ..search.folds import Fold, inner_split
-from ..search.records import Candidate, Evaluation
+from ..search.records import Candidate, Evaluation, FinalRun, Unit
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
 from .guard import unaltered
@@ -36,34 +38,102 @@ SCRATCH = ".candidate-"
 _NOT_METRICS = ("_runtime", "_per_second", "_preparation_time")
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What a training gave."""
+
+    metrics: dict[str, Any]
+    train_loss: float
+    trainable_parameters: int
+    info: dict[str, Any]
+
+
 class Evaluator:
     """
     Trains and scores candidates.
 
     Args:
         recipe ([`Recipe`]): How to train and score.
+        process (`int`, *optional*, defaults to 0): Number of this process, which is recorded.
+        watcher ([`~transformers.TrainerCallback`], *optional*): Sees every step of every training, and may end it.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, process: int = 0, watcher: TrainerCallback | None = None) -> None:
         self.recipe = recipe
+        self.process = process
+        self.watcher = watcher
 
-    def __call__(self, candidate: Candidate, fold: Fold) -> Evaluation:
+    def __call__(self, unit: Unit, fold: Fold) -> Evaluation:
         """
         Train a candidate on a fold's training rows and score it on its validation rows.
 
         Args:
-            candidate ([`Candidate`]): The selection under trial.
-            fold ([`Fold`]): The rows.
+            unit ([`Unit`]): Candidate, fold, repeat and budget.
+            fold ([`Fold`]): The rows of that fold.
 
         Returns: [`Evaluation`]
         Raises:
             [`NonFiniteScoreError`]: If a loss or the score is NaN or infinite.
             [`MetricNotFoundError`]: If the metric is not returned.
         """
-        start = time.perf_counter()
-        recipe = self.recipe
-        with unaltered(recipe.model), self._scratch() as folder, _named(candidate, fold):
-            args = recipe.args.for_candidate(folder, recipe.needs_inner_split)
+        start, recipe = time.perf_counter(), self.recipe
+        where = f"fold {fold.index}"
+        with _named(unit.candidate, where):
+            args = scaled(recipe.args, unit.repeat, unit.budget)
+            outcome = self._train(unit.candidate, args, fold, recipe.validation_rows(fold.validation))
+            train_loss = outcome.train_loss
+            score = score_of_metrics(
+                outcome.metrics, recipe.args, unit.candidate, where, len(fold.validation), train_loss
+            )
+        return Evaluation(
+            candidate=unit.candidate,
+            fold=fold.index,
+            score=score,
+            num_examples=len(fold.validation),
+            metrics=plain_metrics(outcome.metrics),
+            trainable_parameters=outcome.trainable_parameters,
+            seconds=time.perf_counter() - start,
+            info=outcome.info,
+            repeat=unit.repeat,
+            budget=unit.budget,
+        )
+
+    def final(self, candidate: Candidate, rows: Any, fingerprint: str, seed: int) -> FinalRun:
+        """
+        Train a selection on all training rows and score it on rows that chose nothing.
+
+        Where training needs an evaluation of its own (early stopping, the best checkpoint), an inner split of the
+        training rows is held for it, as in a candidate's training.
+
+        Args:
+            candidate ([`Candidate`]): The selection.
+            rows: Rows to score, as validation rows are given to a Trainer.
+            fingerprint (`str`): Of these rows, recorded.
+            seed (`int`): Seed of the training.
+
+        Returns: [`FinalRun`]
+        """
+        start, recipe = time.perf_counter(), self.recipe
+        everything = Fold(0, tuple(range(len(recipe.train_dataset))), ())
+        where = f"the whole training set, seed {seed}"
+        with _named(candidate, where):
+            args = scaled(recipe.args, seed - recipe.args.seed, 1.0)
+            outcome = self._train(candidate, args, everything, rows)
+            score_of_metrics(outcome.metrics, recipe.args, candidate, where, len(rows), outcome.train_loss)
+        return FinalRun(
+            candidate=candidate,
+            seed=seed,
+            metrics=plain_metrics(outcome.metrics),
+            trainable_parameters=outcome.trainable_parameters,
+            seconds=time.perf_counter() - start,
+            info=outcome.info | {"rows": fingerprint, "num_rows": len(rows)},
+        )
+
+    def _train(self, candidate: Candidate, args: GreedySubTuningArguments, fold: Fold, rows: Any) -> _Outcome:
+        """Train on a fold's training rows and evaluate on others; leaves the base as it was."""
+        recipe, started = self.recipe, time.time()
+        with unaltered(recipe.model), self._scratch() as folder:
+            args = args.for_candidate(folder, recipe.needs_inner_split)
             seed_all(args)
             model = get_peft_model(recipe.model, SubTuningConfig(blocks=list(candidate.blocks)))
             trainer: Trainer | None = None
@@ -76,24 +146,18 @@ class Evaluator:
                         f"The {len(fold.train)} training rows give no training step. Lower "
                         "`per_device_train_batch_size`, or set `dataloader_drop_last=False`."
                     )
-                metrics = trainer.evaluate(recipe.validation_rows(fold.validation))
-                score = score_of_metrics(metrics, recipe.args, candidate, fold, output.training_loss)
-                return Evaluation(
-                    candidate=candidate,
-                    fold=fold.index,
-                    score=score,
-                    num_examples=len(fold.validation),
-                    metrics=plain_metrics(metrics),
-                    trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-                    seconds=time.perf_counter() - start,
-                    info={
-                        "train_loss": float(output.training_loss),
-                        "steps": int(trainer.state.global_step),
-                        "train_rows": len(fold.train),
-                        "device": str(args.device),
-                        "threads": torch.get_num_threads(),
-                    },
-                )
+                metrics = trainer.evaluate(rows)
+                info = {
+                    "train_loss": float(output.training_loss),
+                    "steps": int(trainer.state.global_step),
+                    "train_rows": len(fold.train),
+                    "device": str(args.device),
+                    "threads": torch.get_num_threads(),
+                    "process": self.process,
+                    "started": started,
+                }
+                trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+                return _Outcome(metrics, float(output.training_loss), trained, info)
             finally:
                 model.unload()
                 if trainer is not None:
@@ -101,12 +165,20 @@ class Evaluator:
 
     def _trainer(self, model: nn.Module, args: GreedySubTuningArguments, fold: Fold) -> Trainer:
         recipe = self.recipe
-        if not recipe.needs_inner_split:
-            return recipe.trainer(model, args, recipe.training_rows(fold.train))
-        train, inner = inner_split(
-            fold.train, recipe.labels, args.inner_validation_fraction, args.resolved_fold_seed, groups=recipe.groups
-        )
-        return recipe.trainer(model, args, recipe.training_rows(train), recipe.inner_rows(inner))
+        train, inner = fold.train, None
+        if recipe.needs_inner_split:
+            train, held = inner_split(
+                fold.train,
+                recipe.labels,
+                args.inner_validation_fraction,
+                recipe.args.resolved_fold_seed,
+                groups=recipe.groups,
+            )
+            inner = recipe.inner_rows(held)
+        trainer = recipe.trainer(model, args, recipe.training_rows(train), inner)
+        if self.watcher is not None:
+            trainer.add_callback(self.watcher)
+        return trainer
 
     @contextmanager
     def _scratch(self) -> Iterator[str]:
@@ -134,15 +206,41 @@ def seed_all(args: GreedySubTuningArguments) -> None:
         set_seed(args.seed)
 
 
+def scaled(args: GreedySubTuningArguments, repeat: int, budget: float) -> GreedySubTuningArguments:
+    """
+    Arguments of one training among several of the same candidate.
+
+    Args:
+        args ([`GreedySubTuningArguments`]): The study's.
+        repeat (`int`): Added to the seeds.
+        budget (`float`): Share of the steps, in (0, 1]; the schedule shrinks with them, as in a shorter training.
+
+    Returns: [`GreedySubTuningArguments`], a copy; the folds keep their seed.
+    """
+    changed: Any = copy.copy(args)
+    changed.seed = args.seed + repeat
+    if args.data_seed is not None:
+        changed.data_seed = args.data_seed + repeat
+    if budget < 1.0:
+        if args.max_steps > 0:
+            changed.max_steps = max(round(args.max_steps * budget), 1)
+        else:
+            changed.num_train_epochs = args.num_train_epochs * budget
+        if args.warmup_steps >= 1:  # in steps; below 1 it is a share already
+            changed.warmup_steps = max(round(args.warmup_steps * budget), 1)
+    return changed
+
+
 @contextmanager
-def _named(candidate: Candidate, fold: Fold) -> Iterator[None]:
+def _named(candidate: Candidate, where: str) -> Iterator[None]:
     """Say in an error from inside which training it came from."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, NonFiniteScoreError | MetricNotFoundError):
+        told = isinstance(error, NonFiniteScoreError | MetricNotFoundError) or getattr(error, "from_peer", False)
+        if not told:  # the others say themselves where they come from
             error.add_note(
-                f"While training candidate {candidate.label} on fold {fold.index}. The base model is as it was, and "
+                f"While training candidate {candidate.label} on {where}. The base model is as it was, and "
                 "finished evaluations are in the journal: run the same again to continue."
             )
         raise
@@ -195,14 +293,19 @@ def find_metric(metrics: Mapping[str, Any], args: GreedySubTuningArguments) -> f
 
 
 def score_of_metrics(
-    metrics: Mapping[str, Any], args: GreedySubTuningArguments, candidate: Candidate, fold: Fold, train_loss: float
+    metrics: Mapping[str, Any],
+    args: GreedySubTuningArguments,
+    candidate: Candidate,
+    on: str,
+    num_rows: int,
+    train_loss: float,
 ) -> float:
     """
     The score of an evaluation, to be maximised.
 
     Raises: [`NonFiniteScoreError`], [`MetricNotFoundError`]
     """
-    where = f"candidate {candidate.label} on fold {fold.index}"
+    where = f"candidate {candidate.label} on {on}"
     if not math.isfinite(train_loss):
         raise NonFiniteScoreError(
             f"The training loss of {where} is {train_loss}. Lower `learning_rate` (now {args.learning_rate}) or "
@@ -213,7 +316,7 @@ def score_of_metrics(
         found = metrics.get(name, 0.0)
         if isinstance(found, int | float) and not math.isfinite(found):
             raise NonFiniteScoreError(
-                f"'{name}' of {where} is {found} on {len(fold.validation)} validation rows. Check `compute_metrics` "
+                f"'{name}' of {where} is {found} on {num_rows} validation rows. Check `compute_metrics` "
                 f"and the data, or lower `learning_rate` (now {args.learning_rate}). Nothing was recorded for it."
             )
     return value if args.score_greater_is_better else -value

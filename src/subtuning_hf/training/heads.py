@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 from transformers.utils import logging
 
@@ -95,15 +96,46 @@ def settle_head(model: nn.Module, folder: Path, recorded: str) -> bool:
         )
     if fingerprint_tensors(stored) == fingerprint_tensors(own):
         return False
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(stored[name])
+    _fill(own, stored)
     logger.warning(
         f"The model has another head than the one the study in '{folder}' was started with, as a newly drawn head has "
         "at every load. The study's head was put into the model, so that scores stay comparable and the final "
         "training starts where the candidates did. To use the new head, start a study in another `output_dir`."
     )
     return True
+
+
+def share_head(model: nn.Module, team: Any, sender: int = 0) -> None:
+    """
+    Give all processes the head of one of them: each may have drawn another one.
+
+    Args:
+        model (`torch.nn.Module`): The base model; its head is replaced where it differs.
+        team ([`Team`]): The processes; all must call.
+        sender (`int`, *optional*, defaults to 0): The process whose head it is.
+    """
+    own = head_tensors(model)
+    if len(set(team.gather(fingerprint_tensors(own) if own else ""))) == 1:
+        return
+    packed = save({name: tensor.cpu().clone().contiguous() for name, tensor in own.items()})
+    sent = load(team.gather(packed if team.rank == sender else None)[sender])
+
+    def fit() -> None:
+        for name, tensor in own.items():
+            if name not in sent or sent[name].shape != tensor.shape:
+                raise StudyMismatchError(
+                    f"All processes must load the same model, but the head of process {sender} does not fit that of "
+                    f"process {team.rank} in '{name}'."
+                )
+
+    team.together(fit)
+    _fill(own, sent)
+
+
+def _fill(own: dict[str, torch.Tensor], content: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(content[name])
 
 
 def _read_head(path: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -40,7 +41,8 @@ EXCLUDED = _names(
     torch_empty_cache_steps skip_memory_metrics debug do_train do_eval do_predict resume_from_checkpoint
     ignore_data_skip restore_callback_states_from_checkpoint local_rank ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
-    strategy min_gain max_blocks blocks dry_run study_tag num_threads
+    strategy direction candidates granularity min_gain max_blocks max_trainable_parameters pruner confidence reduction
+    smallest_budget speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed parallelism_config
     metric_for_best_model greater_is_better fold_seed
     """
 )
@@ -75,6 +77,9 @@ def settings_of(args: GreedySubTuningArguments, inner: bool, random_data: bool) 
         fields["metric_for_best_model"] = args.metric_for_best_model
         fields["greater_is_better"] = args.greater_is_better
     fields["fold_seed"] = args.resolved_fold_seed
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16" if args.bf16 else "fp16" if args.fp16 else "no"):
+        fields["mixed_precision"] = launched  # of the launcher, where the arguments say nothing of it
     return dict(sorted(fields.items()))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
+from transformers.utils import logging
 
 from ..blocks import find_head
 from ..errors import ArgumentsError, JournalError, MetricNotFoundError, NonFiniteScoreError
@@ -23,6 +24,8 @@ from .data import class_labels, is_random, read_column
 from .evaluator import find_metric, release, seed_all
 from .guard import unaltered
 from .recipe import Recipe
+
+logger = logging.get_logger(__name__)
 
 FEW_ROWS = 16
 
@@ -39,6 +42,11 @@ def check_world(args: GreedySubTuningArguments) -> None:
             f"The launcher started {announced} processes (WORLD_SIZE), but the arguments see {args.world_size}: each "
             "would run the whole search and overwrite the others. On CPU pass `use_cpu=True` (with "
             "`accelerate launch --multi_gpu`) or set ACCELERATE_USE_CPU=1 (with torchrun); else start one process."
+        )
+    if args.n_gpu > 1:
+        logger.warning(
+            f"There are {args.n_gpu} GPUs and one process: candidates are trained on the first GPU alone. To use all, "
+            f"start with `torchrun --nproc_per_node {args.n_gpu}` or `accelerate launch --multi_gpu`."
         )
 
 
@@ -126,9 +134,10 @@ def check_steps(recipe: Recipe, fold: Fold) -> None:
     Raises: [`ArgumentsError`]
     """
     args = recipe.args
-    if args.dataloader_drop_last and len(fold.train) < args.train_batch_size:
+    size = args.per_device_train_batch_size
+    if args.dataloader_drop_last and len(fold.train) < size:
         raise ArgumentsError(
-            f"With `dataloader_drop_last=True` a batch of {args.train_batch_size} rows never fills from the "
+            f"With `dataloader_drop_last=True` a batch of {size} rows never fills from the "
             f"{len(fold.train)} training rows of fold {fold.index}. Lower `per_device_train_batch_size`."
         )
 

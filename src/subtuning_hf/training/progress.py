@@ -7,12 +7,11 @@ Knows durations and counts; decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..search.greedy import score_of
-from ..search.records import Candidate, Evaluation, StudySpec
+from ..search.greedy import SearchState, score_of
+from ..search.records import Candidate, Evaluation, StudySpec, Unit
 
 
 class CostModel:
@@ -105,15 +104,17 @@ class StudyProgress:
         spec ([`StudySpec`]): The study.
         last_round (`int`): Index of the last round there can be.
         disable (`bool`): Show nothing.
+        processes (`int`, *optional*, defaults to 1): Processes that share the work.
     """
 
-    def __init__(self, spec: StudySpec, last_round: int, disable: bool) -> None:
+    def __init__(self, spec: StudySpec, last_round: int, disable: bool, processes: int = 1) -> None:
         self.spec = spec
         self.last_round = last_round
+        self.processes = processes
         self.cost = CostModel([block.name for block in spec.blocks])
-        self.known: dict[Candidate, list[Evaluation]] = {}
+        self.known: dict[Candidate, dict[int, Evaluation]] = {}
         self.tried: list[Candidate] = []
-        self.pending: list[Candidate] = []
+        self.pending: list[Unit] = []
         self.later = 0
         self.bar = tqdm(
             desc="study", total=0, disable=disable, bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -127,45 +128,70 @@ class StudyProgress:
         self.bar.total = len(known)
         self.bar.update(len(known))
 
-    def round(self, index: int, candidates: Iterable[Candidate], pending: Sequence[tuple[Candidate, Any]]) -> None:
-        """A round begins: what is pending in it is known now."""
-        self.tried = list(candidates)
-        self.pending = [candidate for candidate, _ in pending]
-        self.later = evaluations_at_most(len(self.spec.blocks), index, self.last_round, self.spec.num_folds)
+    def show(self, state: SearchState) -> None:
+        """Show where a search stands: its round, what is pending in it, and how many rounds there may be."""
+        parts = [part for part in state.parts or (state,) if not part.finished] or [state]
+        round_ = parts[0].rounds[-1]
+        self.tried = list(round_.candidates)
+        self.pending = list(state.pending)
+        name, way = f"round {round_.index}", round_.direction
+        if way == "forward":
+            self.later = evaluations_at_most(
+                len(self.spec.blocks), round_.index, self.last_round, self.spec.num_folds
+            )
+            name = f"{name}/<={self.last_round}"
+        else:
+            count = len(self.spec.blocks)
+            self.later = evaluations_at_most(count, round_.index, 0 if way == "list" else count, self.spec.num_folds)
+            name = f"{name} {way}"
+        self._total(name)
+
+    def expect(self, units: Iterable[Unit]) -> None:
+        """Show a set of evaluations that no round asks for."""
+        self.pending = list(units)
+        self.tried = list(dict.fromkeys(unit.candidate for unit in self.pending))
+        self._total("profile")
+
+    def _total(self, name: str) -> None:
         self.bar.total = self.bar.n + len(self.pending)
-        self.bar.set_description_str(f"round {index}/<={self.last_round}", refresh=False)
+        self.bar.set_description_str(name, refresh=False)
         self._show()
 
     def done(self, evaluation: Evaluation) -> None:
         """An evaluation has finished."""
         self._learn(evaluation)
-        if evaluation.candidate in self.pending:
-            self.pending.remove(evaluation.candidate)
+        if evaluation.unit in self.pending:
+            self.pending.remove(evaluation.unit)
         self.bar.update(1)
         self._show()
 
     def _learn(self, evaluation: Evaluation) -> None:
-        self.cost.add(evaluation)
-        self.known.setdefault(evaluation.candidate, []).append(evaluation)
+        if evaluation.budget == 1.0:
+            self.cost.add(evaluation)
+            if evaluation.repeat == 0:
+                self.known.setdefault(evaluation.candidate, {}).setdefault(evaluation.fold, evaluation)
 
     def best(self) -> str:
         """`str`: the best candidate of this round among those that have all their folds, and its metric."""
-        scores = {c: score_of(self.known[c]) for c in self.tried if len(self.known.get(c, ())) == self.spec.num_folds}
-        if not scores:
+        folds = self.spec.num_folds
+        complete = {c: self.known[c].values() for c in self.tried if len(self.known.get(c, ())) == folds}
+        if not complete:
             return ""
+        scores = {candidate: score_of(evaluations) for candidate, evaluations in complete.items()}
         leader = max(scores, key=lambda candidate: scores[candidate])
         return f"best {short_label(leader)} {format_metric(scores[leader], self.spec)}"
 
     def remaining(self) -> str:
         """`str`: time left in this round, and at most in all; empty before anything was measured."""
-        each = [self.cost.seconds(candidate) for candidate in self.pending]
+        each = [self.cost.seconds(unit.candidate) for unit in self.pending]
         if not each or any(seconds is None for seconds in each):
             return ""
-        this_round = sum(seconds for seconds in each if seconds is not None)
+        share = sum((seconds or 0.0) * unit.budget for seconds, unit in zip(each, self.pending, strict=True))
+        this_round = share / min(self.processes, len(each))
         text = f"{format_seconds(this_round)} left in this round"
         if self.later:
             dearest = self.cost.seconds_at(len(self.spec.blocks)) or 0.0
-            text += f", at most {format_seconds(this_round + self.later * dearest)} in all"
+            text += f", at most {format_seconds(this_round + self.later * dearest / self.processes)} in all"
         return text
 
     def _show(self) -> None:

@@ -1,228 +1,75 @@
 """
-A study: what is searched, what identifies it, and the loop that evaluates what is pending.
+The loop that evaluates what is pending, in one process or in many.
 
 Decisions come from `search` by replaying records; this module only does the work they ask for and appends what came
-out. Knows the journal, the evaluator and the progress bar; not the public trainer.
+out. Knows the journal, the evaluator, the team and the progress bar; not the public trainer.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import accelerate
-import datasets
-import peft
-import torch
-import transformers
-from torch import nn
 from transformers.utils import logging
 
-from .. import __version__
-from ..blocks import find_blocks, find_head, resolve_blocks
-from ..errors import ArgumentsError, StudyMismatchError
-from ..search.folds import Fold
-from ..search.greedy import SearchState, replay
+from ..errors import ArgumentsError, JournalError, PeerFailedError, PeerLostError, SubTuningError
+from ..search.greedy import SearchState, replay, speculate
 from ..search.journal import Journal, find_study
-from ..search.records import BlockInfo, Evaluation, SearchSpec, StudySpec
-from .arguments import GreedySubTuningArguments
-from .data import check_labels, read_labels
+from ..search.records import Candidate, Decision, Evaluation, FinalRun, SearchSpec, StudySpec, Unit
+from ..search.scores import table_of
 from .evaluator import Evaluator, cheap_collections, remove_stale_scratch
-from .fingerprint import Hasher, fingerprint_dataset, fingerprint_value, fingerprint_weights
-from .heads import head_fingerprint, save_head, settle_head
-from .identity import describe, fingerprint_code, model_identity, settings_of
-from .preflight import check_head_rate, check_scoring, check_steps, cut_folds, random_rows
+from .heads import FILE_NAME, head_fingerprint, save_head, settle_head, share_head
+from .prepare import Prepared, raise_mismatch
 from .progress import StudyProgress
 from .recipe import Recipe
+from .team import Solo, Team, describe, revive
 
 logger = logging.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """
-    A study that passed all checks.
-
-    Args:
-        spec ([`StudySpec`]): What it is.
-        folds (`tuple[Fold, ...]`): Its folds.
-        folder (`Path`): Its journal.
-    """
-
-    spec: StudySpec
-    folds: tuple[Fold, ...]
-    folder: Path
-
-
-def journal_folder(args: GreedySubTuningArguments) -> Path:
-    """`Path`: where the journal of a study is."""
-    return args.folder / "journal"
-
-
-def search_spec(args: GreedySubTuningArguments, num_blocks: int) -> SearchSpec:
-    """What is decided, and how."""
-    most = num_blocks if args.max_blocks is None else min(args.max_blocks, num_blocks)
-    return SearchSpec(strategy=args.strategy, max_blocks=most, min_gain=args.min_gain)
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """
-    Check everything that can be checked before the first training, and say what the study is.
-
-    Args:
-        recipe ([`Recipe`]): How candidates are trained. Its `labels` and `groups` are filled in.
-
-    Returns: [`Prepared`]
-    Raises: [`DataError`], [`FoldError`], [`BlockSelectionError`], [`ArgumentsError`], [`MetricNotFoundError`],
-        [`NonFiniteScoreError`]: Nothing was trained or written then.
-    """
-    blocks = candidate_blocks(recipe.model, recipe.args)
-    check_head_rate(recipe)
-    labels = read_labels(recipe.train_dataset, recipe.args.label_column)
-    check_labels(labels, recipe.model)
-    folds = cut_folds(recipe, labels)
-    check_steps(recipe, folds[0])
-    random_items = random_rows(recipe, folds[0])
-    if random_items:
-        logger.warning(
-            "A row of the training data read twice gives two different things: it carries a random transform of its "
-            "own, and validation folds would be augmented too. Give the data set without it, and pass the "
-            "augmentation as `train_transform` and the plain one as `eval_transform`."
-        )
-    spec = study_spec(recipe, blocks, folds, labels, random_items)
-    folder = journal_folder(recipe.args)
-    if (known := find_study(folder)) is not None and known.spec.fingerprint != spec.fingerprint:
-        raise_mismatch(folder, known.spec, spec)
-    check_scoring(recipe, folds[0])
-    return Prepared(spec, folds, folder)
-
-
-def raise_mismatch(folder: Path, old: StudySpec, new: StudySpec) -> None:
-    """
-    Say what differs between a journal's study and the present one.
-
-    Raises: [`StudyMismatchError`]
-    """
-    differences = "\n  ".join(old.differences(new)) or "(nothing readable)"
-    raise StudyMismatchError(
-        f"The journal in '{folder}' belongs to another study:\n  {differences}\nIts scores cannot be used here. "
-        "Choose another `output_dir`, or restore what changed. Nothing was trained or written."
-    )
-
-
-def candidate_blocks(model: nn.Module, args: GreedySubTuningArguments) -> tuple[BlockInfo, ...]:
-    """
-    The blocks to choose from, in forward order.
-
-    Raises: [`NoBlocksFoundError`], [`BlockSelectionError`]
-    """
-    if args.blocks is None:
-        return tuple(BlockInfo(block.name, block.num_parameters) for block in find_blocks(model))
-    names = resolve_blocks(model, args.blocks)
-    return tuple(BlockInfo(n, sum(p.numel() for p in model.get_submodule(n).parameters())) for n in names)
-
-
-def study_spec(
-    recipe: Recipe, blocks: Sequence[BlockInfo], folds: Sequence[Fold], labels: Sequence[Any] | None, random_items: bool
-) -> StudySpec:
-    """
-    What identifies a study: everything a score depends on but the head, which the study keeps a copy of.
-
-    Returns: [`StudySpec`]
-    """
-    args, model = recipe.args, recipe.model
-    random_data = random_items or recipe.train_transform is not None
-    settings: dict[str, Any] = {
-        "arguments": settings_of(args, recipe.needs_inner_split, random_data),
-        "model": model_identity(model),
-        "code": {name: describe(thing) for name, thing in _code(recipe).items()},
-        "data": {"rows": len(recipe.train_dataset), "type": type(recipe.train_dataset).__name__},
-        "study_tag": args.study_tag,
-    }
-    weights = fingerprint_weights(model, {"head": find_head(model), "blocks": [block.name for block in blocks]})
-    data = Hasher().raw("train", fingerprint_dataset(recipe.train_dataset, labels, random_items).encode())
-    if recipe.validation_dataset is not None:
-        settings["data"]["validation_rows"] = len(recipe.validation_dataset)
-        data.raw("validation", fingerprint_dataset(recipe.validation_dataset, None, random_items).encode())
-    code = Hasher()
-    for name, thing in _code(recipe).items():
-        code.raw(name, fingerprint_code(thing).encode())
-    return StudySpec(
-        blocks=tuple(blocks),
-        num_folds=len(folds),
-        metric=args.score_name,
-        greater_is_better=args.score_greater_is_better,
-        fingerprints={
-            "stem": weights["stem"],
-            "blocks": weights["blocks"],
-            "model": fingerprint_value(settings["model"]),
-            "data": data.hex(),
-            "folds": fingerprint_value([[list(f.train), list(f.validation)] for f in folds]),
-            "settings": fingerprint_value(settings["arguments"]),
-            "code": code.hex(),
-            "study_tag": fingerprint_value(args.study_tag),
-        },
-        settings=settings,
-        environment=environment(args, model),
-    )
-
-
-def _code(recipe: Recipe) -> dict[str, Any]:
-    """Functions and classes that a score depends on, by the argument they were given as."""
-    things = {
-        "trainer_cls": recipe.trainer_cls,
-        "train_transform": recipe.train_transform,
-        "eval_transform": recipe.eval_transform,
-        **recipe.trainer_kwargs,
-        **{f"callbacks[{i}]": make for i, make in enumerate(recipe.callbacks)},
-    }
-    return {name: thing for name, thing in sorted(things.items()) if thing is not None}
-
-
-def environment(args: GreedySubTuningArguments, model: nn.Module) -> dict[str, Any]:
-    """Where a study is run; recorded with it, not part of its identity. The head's fingerprint is here."""
-    libraries = {"torch": torch, "transformers": transformers, "peft": peft, "accelerate": accelerate}
-    libraries["datasets"] = datasets
-    return {
-        "head": head_fingerprint(model),
-        "threads": torch.get_num_threads(),
-        "device": str(args.device),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "subtuning_hf": __version__,
-        **{name: module.__version__ for name, module in libraries.items()},
-    }
-
-
 class Study:
     """
-    A prepared study with its journal open.
+    A prepared study with its journal open. With several processes, all of them have one, and call the same methods.
 
     Args:
         recipe ([`Recipe`]): How candidates are trained.
         prepared ([`Prepared`]): What it is.
         may_train (`bool`, *optional*, defaults to `True`):
             Whether the base is free for candidates. If not, only what is recorded can be read.
+        team ([`Team`], *optional*): The processes that share the work.
+        reporter (*optional*): Is told of every evaluation; see `reporting`.
     """
 
-    def __init__(self, recipe: Recipe, prepared: Prepared, may_train: bool = True) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        may_train: bool = True,
+        team: Solo | Team | None = None,
+        reporter: Any = None,
+    ) -> None:
         self.recipe = recipe
         self.spec, self.folds, self.folder = prepared.spec, prepared.folds, prepared.folder
         self.may_train = may_train
-        self.evaluator = Evaluator(recipe)
+        self.team = team or Solo()
+        self.reporter = reporter
+        self.evaluator = Evaluator(recipe, process=self.team.rank, watcher=self.team.watcher())
         self.evaluations: list[Evaluation] = []
-        self.decisions: list[Any] = []
+        self.finals: list[FinalRun] = []
+        self.decisions: list[Decision] = []
         self.searches: list[SearchSpec] = []
         self.journal: Journal | None = None
+        self._shown = False
+        self._recorded_head = ""
+        self._failures: dict[str, BaseException] = {}
 
+    # --- opening ----------------------------------------------------------------------------
     def __enter__(self) -> Study:
-        if self.may_train:
-            self.journal = Journal.open(self.folder, self.spec)
         try:
-            self._read()
+            self.team.together(self._open)
+            self._union()
         except BaseException:
             self.close()
             raise
@@ -236,30 +83,65 @@ class Study:
         if self.journal is not None:
             self.journal.close()
             self.journal = None
+        if self.reporter is not None:
+            self.reporter.close()
 
-    def _read(self) -> None:
-        known = find_study(self.folder)
-        if known is None:
-            return
-        self.evaluations, self.decisions = list(known.evaluations), list(known.decisions)
-        self.searches = list(known.searches)
-        self._compare_environment(known.spec.environment)
+    def _open(self) -> None:
         if self.may_train:
-            remove_stale_scratch(self.recipe.args.folder)
-            if self.evaluations:
-                settle_head(self.recipe.model, self.folder, str(known.spec.environment.get("head", "")))
+            self.journal = Journal.open(self.folder, self.spec, writer=f"rank-{self.team.rank:04d}")
+        known = find_study(self.folder)
+        if known is not None:
+            self.evaluations, self.decisions = list(known.evaluations), list(known.decisions)
+            self.searches, self.finals = list(known.searches), list(known.finals)
+            self._compare_environment(known.spec.environment)
+            self._recorded_head = str(known.spec.environment.get("head", ""))
+
+    def _union(self) -> None:
+        """Processes on other machines may see another folder: what one knows, all know. All start from one head."""
+        if self.may_train and self.team.is_local_main:
+            remove_stale_scratch(self.recipe.args.folder)  # nobody else has the journal, or opening it had failed
+        begun = bool(self.evaluations or self.finals)
+        # The head of scores that are known, from a process that has it; else that of the first.
+        holds = self.team.gather(begun + (begun and (self.folder / FILE_NAME).exists()))
+        sender = holds.index(max(holds))
+        if self.may_train and max(holds):
+            self.team.together(lambda: self._settle_head() if self.team.rank == sender else None)
+        if self.team.size > 1:
+            self._share(sender)
+        head = head_fingerprint(self.recipe.model)
+        if self.may_train and self.spec.environment.get("head") != head:
+            self.spec = replace(self.spec, environment={**self.spec.environment, "head": head})
+            assert self.journal is not None
+            self.journal.spec = self.spec
+
+    def _settle_head(self) -> None:
+        settle_head(self.recipe.model, self.folder, self._recorded_head)
+
+    def _share(self, sender: int) -> None:
+        # Each has checked its own journal; here it is that all of them do the same work.
+        for rank, theirs in enumerate(self.team.gather(self.spec.to_json())):
+            other = StudySpec.from_json(theirs)
+            if other.fingerprint != self.spec.fingerprint:
+                raise_mismatch(f"process {rank}", other, self.spec)
+        shared = self.team.gather(([e.to_json() for e in self.evaluations], [f.to_json() for f in self.finals]))
+        self.evaluations = list(table_of(Evaluation.from_json(e) for known, _ in shared for e in known).values())
+        finals = {json.dumps(final): final for _, known in shared for final in known}
+        self.finals = [FinalRun.from_json(final) for final in finals.values()]
+        if self.may_train:
+            share_head(self.recipe.model, self.team, sender)
 
     def _compare_environment(self, old: dict[str, Any]) -> None:
         new = self.spec.environment
         differs = [name for name in new if name in old and name != "head" and old[name] != new[name]]
         changed = [f"{name} {old[name]} -> {new[name]}" for name in differs]
-        if changed and self.evaluations:
+        if changed and self.evaluations and self.team.is_main:
             logger.warning(
                 f"The study in '{self.folder}' was begun in another environment ({', '.join(changed)}). New "
                 "scores can differ from its scores in the last digits. Make the environments equal, or start a new "
                 "study in another `output_dir`, where such differences matter."
             )
 
+    # --- working ----------------------------------------------------------------------------
     def run(self, search: SearchSpec) -> SearchState:
         """
         Evaluate what a search asks for until it is finished.
@@ -270,35 +152,201 @@ class Study:
         Returns: [`SearchState`], finished.
         """
         state = replay(self.spec, search, self.evaluations)
-        last_round = len(self.spec.blocks) if search.max_blocks is None else search.max_blocks
-        progress = StudyProgress(self.spec, last_round, bool(self.recipe.args.disable_tqdm))
+        if state.finished:
+            self._record(search, state)
+            return state
+        self._begin(search, state)
+        progress = self._progress(search.max_blocks)
         try:
-            progress.start(self.evaluations)
             with cheap_collections():
-                while not state.finished:
-                    self._run_round(search, state, progress)
-                    state = replay(self.spec, search, self.evaluations)
+                state = self._work(search, state, progress)
+            self._settle()
+        except BaseException as error:
+            self.team.fail(error)
+            raise
         finally:
             progress.close()
-        self._record(search, state)
+        return replay(self.spec, search, self.evaluations)
+
+    def _work(self, search: SearchSpec, state: SearchState, progress: StudyProgress) -> SearchState:
+        progress.show(state)
+        while not state.finished:
+            unit = self._claim(state.pending)
+            if unit is not None:
+                self._evaluate(unit)
+            elif (guess := self._guess(search, state)) is not None:
+                self._try(guess)
+            else:
+                self.team.wait()
+            if new := self._hear(progress):
+                state = replay(self.spec, search, self.evaluations)
+                self._record(search, state)
+                self._report(new, state)
+                progress.show(state)
+            self._check_failures(state.pending)
         return state
 
-    def _run_round(self, search: SearchSpec, state: SearchState, progress: StudyProgress) -> None:
+    def _claim(self, units: Sequence[Unit]) -> Unit | None:
+        """Something to evaluate that nobody has taken."""
+        names = {_name(unit): unit for unit in units}
+        taken = self.team.claim(names)
+        return None if taken is None else names[taken]
+
+    def _guess(self, search: SearchSpec, state: SearchState) -> Unit | None:
+        """Something that may be needed soon."""
+        if not self.recipe.args.speculate or self.team.size == 1:
+            return None
+        return self._claim(speculate(self.spec, search, self.evaluations, state))
+
+    def _evaluate(self, unit: Unit) -> None:
+        evaluation = self.evaluator(unit, self.folds[unit.fold])
+        self._append(evaluation)
+        self.team.publish(json.dumps(evaluation.to_json()))
+
+    def _try(self, unit: Unit) -> None:
+        """Evaluate what nobody may need; if it fails, that is an error for those who do need it."""
+        try:
+            self._evaluate(unit)
+        except SubTuningError as error:
+            if isinstance(error, JournalError | PeerFailedError | PeerLostError) or getattr(error, "from_peer", False):
+                raise
+            self._failures[_name(unit)] = error
+            self.team.publish(json.dumps({"failed": _name(unit), "error": describe(self.team.rank, error)}))
+
+    def _check_failures(self, needed: Sequence[Unit]) -> None:
+        for unit in needed if self._failures else ():
+            if _name(unit) in self._failures:
+                raise self._failures[_name(unit)]
+
+    def evaluate(self, units: Sequence[Unit]) -> None:
+        """
+        Evaluate some units that no decision asks for, such as the repeats of a profile.
+
+        Args:
+            units (`Sequence[Unit]`): What to evaluate; what is known already is left out.
+        """
+        known = {evaluation.unit for evaluation in self.evaluations}
+        missing = [unit for unit in units if unit not in known]
+        if not missing:
+            return
+        self._begin(None, None, len(missing))
+        progress = self._progress(0)
+        progress.expect(missing)
+        names = {_name(unit): unit for unit in missing}
+        try:
+            with cheap_collections():
+                while not names.keys() <= {_name(evaluation.unit) for evaluation in self.evaluations}:
+                    unit = self._claim(_unknown(names, self.evaluations))
+                    if unit is None:
+                        self.team.wait()
+                    else:
+                        self._evaluate(unit)
+                    self._report(self._hear(progress), None)
+            self._settle()
+        except BaseException as error:
+            self.team.fail(error)
+            raise
+        finally:
+            progress.close()
+
+    def repeat(self, candidate: Candidate, rows: Any, fingerprint: str, seeds: Sequence[int]) -> list[FinalRun]:
+        """
+        Train a selection on the whole training set, once for each seed.
+
+        Args:
+            candidate ([`Candidate`]): The selection.
+            rows: Rows to score, seen by no training and no decision.
+            fingerprint (`str`): Of these rows; runs scored on others are not counted.
+            seeds (`Sequence[int]`): Seeds.
+
+        Returns: `list[FinalRun]`: in the order of the seeds.
+        """
+
+        def known() -> dict[str, FinalRun]:
+            mine = [f for f in self.finals if f.candidate == candidate and f.info.get("rows") == fingerprint]
+            return {f"final/{candidate.key}/{fingerprint}/{final.seed}": final for final in reversed(mine)}
+
+        names = {f"final/{candidate.key}/{fingerprint}/{seed}": seed for seed in seeds}
+        if not names.keys() <= known().keys():
+            self._begin(None, None, len(names))
+        try:
+            while not names.keys() <= known().keys():
+                taken = self.team.claim([name for name in names if name not in known()])
+                if taken is None:
+                    self.team.wait()
+                else:
+                    final = self.evaluator.final(candidate, rows, fingerprint, names[taken])
+                    self._append(final)
+                    self.team.publish(json.dumps({"final": final.to_json()}))
+                self._hear(None)
+            self._settle()
+        except BaseException as error:
+            self.team.fail(error)
+            raise
+        return [known()[name] for name in names]
+
+    # --- small steps ------------------------------------------------------------------------
+    def _begin(self, search: SearchSpec | None, state: SearchState | None, missing: int = 0) -> None:
+        """Before the first training: the journal is ours, and the head that all start from is kept beside it."""
         if not self.may_train:
+            count = missing if state is None else len(state.pending)
             raise ArgumentsError(
-                f"{len(state.pending)} evaluations of the study are still to be made, but the base model holds a "
-                "trained adapter, which they would remove. Search before train(), or make a new trainer."
+                f"{count} evaluations of the study are still to be made, but the base model holds a trained adapter, "
+                "which they would remove. Search before train(), or make a new trainer."
             )
-        # The first record takes the lock, so the head is written by the process that owns the study.
-        self._record(search, state)
-        if not self.evaluations:
-            save_head(self.recipe.model, self.folder)
-        progress.round(state.rounds[-1].index, state.rounds[-1].candidates, state.pending)
-        for candidate, fold in state.pending:
-            evaluation = self.evaluator(candidate, self.folds[fold])
-            self._append(evaluation)
+
+        def first() -> None:
+            # What lies beside the journal is written, and removed, by the process that owns it.
+            assert self.journal is not None
+            if self.team.is_local_main:
+                self.journal.take()
+                if not (self.evaluations or self.finals) or not (self.folder / FILE_NAME).exists():
+                    save_head(self.recipe.model, self.folder)
+            if search is not None and state is not None:
+                self._record(search, state)
+
+        self.team.together(first)
+        self.team.begin()
+        if not self._shown:
+            self._shown = True  # a run that goes on where another stopped shows the points of both
+            self._report(self.evaluations, None)
+
+    def _progress(self, max_blocks: int | None) -> StudyProgress:
+        last_round = len(self.spec.blocks) if max_blocks is None else max_blocks
+        hidden = bool(self.recipe.args.disable_tqdm) or not self.team.is_main
+        progress = StudyProgress(self.spec, last_round, hidden, self.team.size)
+        progress.start(self.evaluations)
+        return progress
+
+    def _hear(self, progress: StudyProgress | None) -> list[Evaluation]:
+        """Take in what has been finished, here and elsewhere."""
+        new = []
+        for text in self.team.results():
+            data = json.loads(text)
+            if "final" in data:
+                self.finals.append(FinalRun.from_json(data["final"]))
+                continue
+            if "failed" in data:
+                self._failures.setdefault(data["failed"], revive(data["error"]))
+                continue
+            evaluation = Evaluation.from_json(data)
             self.evaluations.append(evaluation)
-            progress.done(evaluation)
+            new.append(evaluation)
+            if progress is not None:
+                progress.done(evaluation)
+        return new
+
+    def _settle(self) -> None:
+        """Wait until the others have finished what they began, so that all end with the same study."""
+        self.team.meet()
+        self._hear(None)
+        self.team.gather(None)  # the first process keeps the results until all have read them
+
+    def _report(self, new: Iterable[Evaluation], state: SearchState | None) -> None:
+        if self.reporter is not None:
+            new = list(new)
+            for number, evaluation in enumerate(new, start=len(self.evaluations) - len(new) + 1):
+                self.reporter.evaluation(evaluation, number, state)
 
     def _append(self, record: Any) -> None:
         assert self.journal is not None
@@ -306,12 +354,24 @@ class Study:
 
     def _record(self, search: SearchSpec, state: SearchState) -> None:
         """Searches and decisions follow from arguments and evaluations; they are kept for those who read the file."""
-        if self.journal is None:
+        if self.journal is None or not self.team.is_main:
             return
         if search not in self.searches:
             self._append(search)
             self.searches.append(search)
-        for round_ in state.rounds:
+        for round_ in (round_ for part in state.parts or (state,) for round_ in part.rounds):
             if round_.decision is not None and round_.decision not in self.decisions:
                 self._append(round_.decision)
                 self.decisions.append(round_.decision)
+
+
+def _name(unit: Unit) -> str:
+    """A unit of work in one word, the same in every process."""
+    return f"{unit.candidate.key}/{unit.fold}/{unit.repeat}/{unit.budget!r}"
+
+
+def _unknown(names: dict[str, Unit], evaluations: Iterable[Evaluation]) -> list[Unit]:
+    known = {_name(evaluation.unit) for evaluation in evaluations}
+    return [unit for name, unit in names.items() if name not in known]
+
+

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,35 +17,33 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import logging
 
 from ..blocks import resolve_blocks
-from ..errors import ArgumentsError
-from ..search.profile import Profile, profile_of
-from ..search.records import SearchSpec
 from ..search.result import SearchResult
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
 from .checks import check_arguments, check_callables, check_model, check_steering, warn_of_overrides
 from .data import check_datasets, view
-from .dry_run import SearchPlan, plan_search
 from .evaluator import seed_all
 from .guard import Snapshot
 from .optimizer import HeadLearningRateMixin
 from .preflight import check_world, check_writable
+from .prepare import Prepared
 from .recipe import Recipe, check_callbacks, let_through, make_callback
-from .study import Prepared, Study, journal_folder, prepare, search_spec
+from .searching import SearchMixin
+from .team import Solo, Team
 
-logger = logging.get_logger(__name__)
 
-
-class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
+class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
     """
     Chooses the blocks of a model that are worth fine-tuning, then trains them.
 
     `search()` finds the blocks by cross-validation on the training set and never reads `eval_dataset`; `train()`
     trains them on the whole training set, after which `trainer.model` is the [`~peft.PeftModel`]. All else is
     [`~transformers.Trainer`]. The model given is not altered by a search.
+
+    Under torchrun or `accelerate launch` each process trains candidates of its own, and the final training is the
+    distributed one that the launch asks for. Every process makes the same calls.
 
     Args:
         model (`torch.nn.Module`): The base model, plain.
@@ -136,6 +133,7 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
         check_steering(args, self._recipe.stops_early)
         self._prepared: Prepared | None = None
         self._untouched: Snapshot | None = None
+        self._team: Solo | Team | None = None
         self._own_callbacks = [make_callback(make) for make in factories]
         with let_through(model):
             super().__init__(
@@ -146,70 +144,6 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
                 callbacks=list(self._own_callbacks) or None,
                 **shared,
             )
-
-    # --- the search -------------------------------------------------------------------------
-    def search(self) -> SearchResult | SearchPlan:
-        """
-        Choose the blocks, one more in each round, until none is worth adding.
-
-        Finished evaluations are in the journal under `output_dir`; a search that was interrupted, or that has been
-        finished before, continues from there and repeats nothing.
-
-        Returns: [`SearchResult`], also kept in `result`; with `args.dry_run` a [`SearchPlan`], and nothing is trained.
-        Raises:
-            [`StudyMismatchError`]: If the journal belongs to another study.
-            [`NonFiniteScoreError`], [`MetricNotFoundError`], [`DataError`], [`FoldError`]: Unusable data or settings.
-        """
-        with self._threads():
-            prepared = self._prepare()
-            asked = search_spec(self.args, len(prepared.spec.blocks))
-            if self.args.dry_run:
-                plan = plan_search(self._recipe, prepared, asked)
-                self._say(str(plan), always=True)
-                return plan
-            with Study(self._recipe, prepared, may_train=self._untouched is None) as study:
-                state = study.run(asked)
-            self.result = SearchResult.from_state(study.spec, state, study.evaluations)
-        self._say(self.result.table())
-        return self.result
-
-    def profile(self) -> Profile:
-        """
-        Score every block alone: the finetuning profile.
-
-        It is the first round of a search and shares its evaluations with `search()` through the journal.
-
-        Returns: [`Profile`]
-        """
-        with self._threads():
-            prepared = self._prepare()
-            asked = SearchSpec(strategy=self.args.strategy, max_blocks=1, min_gain=self.args.min_gain)
-            with Study(self._recipe, prepared, may_train=self._untouched is None) as study:
-                study.run(asked)
-            return profile_of(study.spec, study.evaluations)
-
-    @property
-    def journal_folder(self) -> Path:
-        """`Path`: where every finished evaluation is kept."""
-        return journal_folder(self.args)
-
-    def _prepare(self) -> Prepared:
-        if self.args.world_size > 1:
-            raise ArgumentsError(
-                f"A search runs in one process for now, and {self.args.world_size} were started. Run the search with "
-                "one process, then train(blocks=[...]) under the launcher with the blocks it found."
-            )
-        if self._untouched is not None:
-            if self._prepared is None:
-                raise ArgumentsError(
-                    "The model holds a trained adapter, which a search would remove. Search before train(), or make "
-                    "a new trainer with the base model."
-                )
-            return self._prepared
-        check_writable(self.args.folder)
-        self._recipe.args = self.args
-        self._prepared = prepare(self._recipe)
-        return self._prepared
 
     # --- the final training -----------------------------------------------------------------
     def train(  # type: ignore[override]
@@ -233,20 +167,12 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
         Returns: [`~transformers.trainer_utils.TrainOutput`]
         """
         if blocks is not None:
-            chosen = resolve_blocks(self.base_model, blocks)
+            chosen = resolve_blocks(self.base_model, blocks, granularity=self.args.granularity)
         else:
             chosen = list(self._chosen())
         with self._threads():
             self._wrap(chosen)
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _chosen(self) -> tuple[str, ...]:
-        if self.args.dry_run:
-            raise ArgumentsError("`dry_run=True` trains nothing. Call search() for the plan, or train(blocks=[...]).")
-        if self.result is None:
-            self.search()
-        assert self.result is not None
-        return tuple(self.result.blocks)
 
     def _wrap(self, blocks: list[str]) -> None:
         """Put a new adapter into the base, and forget all that belonged to an earlier one."""
@@ -317,23 +243,6 @@ class GreedySubTuningTrainer(HeadLearningRateMixin, Trainer):
             yield
         finally:
             setattr(self, name, original)
-
-    # --- small things -----------------------------------------------------------------------
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        if self.args.num_threads is not None:
-            torch.set_num_threads(self.args.num_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    def _say(self, text: str, always: bool = False) -> None:
-        if self.is_world_process_zero() and (always or not self.args.disable_tqdm):
-            print(text)
-        else:
-            logger.info(text)
 
 
 @cache

@@ -154,6 +154,16 @@ class BlockLayer(nn.Module, BaseTunerLayer):
             self.unmerge()
         return self.active_block(*args, **kwargs)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The active block's: models may read the weights of a layer without calling it (PEFT's is the base's)."""
+        return self.active_block.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The same for its bias."""
+        return self.active_block.bias  # type: ignore[return-value]
+
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their blocks (`layer.self_attn.layer_idx`, `block.attention_type`).
         try:

@@ -37,7 +37,7 @@ def mixed_forward(
     if size != len(adapter_names):
         raise ValueError(
             f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} "
-            f"and {size} respectively."
+            f"and {size} respectively." + _parts_of_rows(len(adapter_names), size)
         )
     _learn(not_batched, size, args, kwargs)
     groups: dict[int, tuple[nn.Module, list[int]]] = {}
@@ -75,6 +75,15 @@ def _batch_size(args: tuple, kwargs: dict) -> int:
         if tensor.ndim:
             return tensor.shape[0]
     raise ValueError("No tensor among the arguments of a tuned block: its rows cannot be told apart.")
+
+
+def _parts_of_rows(names: int, size: int) -> str:
+    if not names or size % names or size <= names:
+        return ""
+    return (
+        f" If there is one name per sample, a tuned module gets {size // names} rows of each, such as windows of an "
+        "image, and cannot tell whose they are: tune the whole block instead, or run each adapter on its own."
+    )
 
 
 def _learn(not_batched: set[str], size: int, args: tuple, kwargs: dict) -> None:

@@ -1,0 +1,263 @@
+"""`subtuning plot STUDY`: the pictures of a study, from its journal alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentsError, JournalError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from ..plots import Reference
+    from ..search.journal import Study
+    from ..search.profile import Profile
+    from ..search.records import Candidate
+    from ..search.result import SearchResult
+
+DESCRIPTION = """\
+Draw what the journal of a study holds: the finetuning profile, the ladder of each search, the pairs
+of blocks, score against parameters, and who trained when. Needs no model, no data and no GPU.
+
+STUDY is the output_dir of a search, or its folder `journal`. What the journal lacks is named, with
+the command that makes it.
+
+  subtuning plot out/flowers
+  subtuning plot out/flowers --what profile,ladder --format png --theme dark --output-dir docs/images
+"""
+
+WHAT = ("profile", "ladder", "pairs", "pareto", "timeline")
+FORMATS = ("png", "svg", "pdf")
+SUFFIXES = {"light": "", "dark": "_dark"}
+Drawing = tuple[str, Callable[..., Any]]  # name of the file, and what draws it in a theme
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `subtuning plot`."""
+    parser.add_argument("study", metavar="STUDY", help="output_dir of a search, or its journal folder")
+    parser.add_argument("--output-dir", metavar="DIR", help="where to write, by default `plots` beside the journal")
+    for option, known, default, words in (
+        ("--what", WHAT, None, "pictures to draw, by default all that the journal holds"),
+        ("--format", FORMATS, ["png", "svg"], "file formats, by default png,svg"),
+        ("--theme", tuple(SUFFIXES), list(SUFFIXES), "by default light,dark; a dark file ends in _dark"),
+    ):
+        parser.add_argument(
+            option, type=partial(_words, known), default=default, metavar=",".join(known), help=f"{words}"
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw, and say what was written and what is missing."""
+    try:
+        from ..plots import save_figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "`subtuning plot` needs matplotlib: pip install 'subtuning-hf[plots]', or pip install matplotlib."
+        ) from error
+    from ..search.journal import read_study
+
+    journal = journal_of(options.study)
+    material = Material(read_study(journal))
+    folder = Path(options.output_dir) if options.output_dir else journal.parent / "plots"
+    asked = options.what is not None
+    missing, drawn = [], 0
+    for what in options.what or WHAT:
+        try:
+            for name, draw in PICTURES[what](material, asked):
+                files = []
+                for theme in options.theme:
+                    target = folder / f"{name}{SUFFIXES[theme]}"
+                    files += save_figure(draw(theme=theme), target, tuple(options.format))
+                if not drawn:
+                    print(f"in {folder}:")
+                print(f"  {', '.join(file.name for file in files)}", flush=True)
+                drawn += 1
+        except Lacking as error:
+            missing.append(f"{what}: {error}")
+    if missing:
+        print("\nnot drawn:", *missing, sep="\n  ")
+    if not drawn:
+        raise ArgumentsError(
+            f"The journal '{journal}' holds nothing of what was to be drawn. What makes it is said above."
+        )
+    return 0
+
+
+def journal_of(study: str) -> Path:
+    """
+    The journal's folder.
+
+    Args:
+        study (`str`): That folder, or the output_dir it lies in.
+
+    Returns: `Path`
+    Raises: [`JournalError`]: If neither holds a journal.
+    """
+    given = Path(study)
+    for folder in (given / "journal", given):
+        if folder.is_dir() and any(folder.glob("*.jsonl")):
+            return folder
+    found = "is no folder" if not given.is_dir() else "holds no journal, and has no folder `journal` with one"
+    raise JournalError(
+        f"STUDY must be the output_dir of a search or its journal folder, but '{study}' {found}. A search begins its "
+        "journal with the first finished training: `subtuning search --config RECIPE`."
+    )
+
+
+class Lacking(Exception):
+    """The journal does not hold what a picture shows; the message names the command that makes it."""
+
+
+@dataclass
+class Material:
+    """A study and what follows from it."""
+
+    study: Study
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        return [block.name for block in self.study.spec.blocks]
+
+    def profile(self, candidates: Sequence[Candidate] | None = None) -> Profile:
+        from ..search.profile import profile_of
+
+        return profile_of(self.study.spec, self.study.evaluations, candidates)
+
+    @cached_property
+    def results(self) -> dict[str, SearchResult]:
+        """The finished searches by direction; of several the one that went furthest, then the last."""
+        from ..search.greedy import replay
+        from ..search.result import SearchResult
+
+        found: dict[str, SearchResult] = {}
+        for search in self.study.searches:
+            state = replay(self.study.spec, search, self.study.evaluations)
+            if state.finished:
+                result = SearchResult.from_state(self.study.spec, state, self.study.evaluations)
+                before = found.get(search.direction)
+                if before is None or len(result.rounds) >= len(before.rounds):
+                    found[search.direction] = result
+        return found
+
+    @cached_property
+    def unfinished(self) -> int:
+        """Trainings that the searches under way lack for their next decisions."""
+        from ..search.greedy import replay
+
+        states = [replay(self.study.spec, search, self.study.evaluations) for search in self.study.searches]
+        return sum(len(state.pending) for state in states)
+
+    @cached_property
+    def chosen(self) -> SearchResult | None:
+        """The search whose blocks are marked."""
+        return next(
+            (self.results[name] for name in ("best", "forward", "backward", "list") if name in self.results), None
+        )
+
+    @cached_property
+    def full(self) -> Reference | None:
+        """The score of all blocks together, if that was trained."""
+        from ..plots import Reference
+        from ..search.records import Candidate
+
+        rows = self.profile([Candidate(tuple(self.blocks))]).rows
+        sign = 1 if self.study.spec.greater_is_better else -1
+        return Reference(sign * rows[0].mean, rows[0].standard_error, "all blocks") if rows else None
+
+
+# --- the pictures ----------------------------------------------------------------------------
+def _profile(material: Material, asked: bool) -> Iterator[Drawing]:
+    from ..plots import plot_profile
+    from ..search.space import windows
+
+    profile = material.profile()
+    if not profile.rows:
+        raise Lacking("no block alone was trained on all folds. Make it: subtuning profile --config RECIPE")
+    known, result = {row.label for row in profile.rows}, material.chosen
+    marks = tuple(name for name in result.blocks if name in known) if result is not None else ()
+    ordered = result is not None and result.rounds[0].direction == "forward"
+    full = material.full if len(material.blocks) > 1 else None
+    yield "profile", partial(plot_profile, profile, selection=marks, full_finetuning=full, ordered=ordered)
+    for size in range(2, len(material.blocks)):
+        # Searches train some neighbours too, and a backward one both runs that lack one end; a profile is more.
+        runs = material.profile(windows(material.blocks, size))
+        if len(runs.rows) > 2 and not runs.missing:
+            title = f"Finetuning profile of {size} blocks"
+            yield f"profile_windows-{size}", partial(plot_profile, runs, full_finetuning=full, title=title)
+
+
+def _ladder(material: Material, asked: bool) -> Iterator[Drawing]:
+    from ..plots import plot_ladder
+
+    ladders = dict(material.results)
+    best = ladders.pop("best", None)
+    if best is not None:
+        for rounds in best.parts:
+            decision, taken = rounds[-1].decision, rounds == best.rounds
+            reason = best.reason if taken or decision is None else decision.reason
+            ladders[rounds[0].direction] = replace(best, rounds=rounds, reason=reason, parts=())
+    if not ladders:
+        if material.unfinished:
+            raise Lacking(
+                f"no search is finished: at least {material.unfinished} trainings are missing. Go on with it: "
+                "subtuning search --config RECIPE"
+            )
+        raise Lacking("no search was begun. Make it: subtuning search --config RECIPE")
+    for direction, result in ladders.items():
+        yield f"ladder_{direction}" if len(ladders) > 1 else "ladder", partial(plot_ladder, result)
+
+
+def _pairs(material: Material, asked: bool) -> Iterator[Drawing]:
+    from ..plots import plot_pairs
+    from ..search.space import pairs
+
+    profile = material.profile(pairs(material.blocks))
+    some, all_ = len(profile.rows), len(profile.rows) + len(profile.missing)
+    # A forward search leaves one row and one column: little to look at, so it is drawn on demand only.
+    if not some or (2 * some < all_ and not asked):
+        raise Lacking(
+            f"{some} of {all_} pairs of blocks were trained on all folds. Make the others: "
+            "subtuning profile --config RECIPE profile.pairs=true"
+        )
+    yield "pairs", partial(plot_pairs, profile, material.profile())
+
+
+def _pareto(material: Material, asked: bool) -> Iterator[Drawing]:
+    from ..plots import plot_pareto
+    from ..search.pareto import pareto_front
+
+    front = pareto_front(material.study.spec, material.study.evaluations)
+    if len(front.points) < 2:
+        raise Lacking(
+            f"{len(front.points)} selections were trained on all folds, and it takes two. Make more: subtuning search "
+            "--config RECIPE"
+        )
+    yield "pareto", partial(plot_pareto, front)
+
+
+def _timeline(material: Material, asked: bool) -> Iterator[Drawing]:
+    from ..plots import plot_timeline
+
+    if not material.study.evaluations:
+        raise Lacking("no training is finished. Go on with it: subtuning search --config RECIPE")
+    yield "timeline", partial(plot_timeline, material.study)
+
+
+PICTURES = dict(zip(WHAT, (_profile, _ladder, _pairs, _pareto, _timeline), strict=True))
+
+
+def _words(known: Sequence[str], text: str) -> list[str]:
+    """Words between commas, each of them known."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in known:
+            near = get_close_matches(word, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise argparse.ArgumentTypeError(f"found '{word}', expected some of {', '.join(known)}.{hint}")
+    if not words:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, found nothing")
+    return list(dict.fromkeys(words))

@@ -1,0 +1,161 @@
+"""`subtuning predict ADAPTER INPUT ...`: labels and probabilities for images or texts, as CSV or JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecipeError
+
+if TYPE_CHECKING:
+    from .predict_inputs import Inputs
+
+DESCRIPTION = """\
+Predict with a saved adapter: an adapter folder or Hub name, then image files or folders of images;
+or text files (a text on each line), CSV or JSON files (--column names the texts); or - for standard
+input, a text or the path of an image on each line.
+
+  subtuning predict out/photos ./new-photos --output labels.csv
+  subtuning predict user/adapter-on-the-hub questions.txt --top 3 --format jsonl
+  subtuning predict --config recipe.yaml new.csv          # the adapter in the recipe's args.output_dir
+
+Base model, labels and input size come from the adapter. With --config, words of the form KEY=VALUE
+replace values of the recipe, and everything else is an input.
+"""
+FORMATS = ("csv", "jsonl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `subtuning predict`."""
+    parser.add_argument("words", nargs="+", metavar="ADAPTER INPUT", help="the adapter (not with --config), inputs")
+    parser.add_argument("--config", metavar="RECIPE", help="take adapter, base and columns from a recipe")
+    parser.add_argument("--base", metavar="MODEL", help="base model; by default the one the adapter names")
+    parser.add_argument("--column", help="column of the texts, or of the paths of images, in CSV and JSON files")
+    parser.add_argument("--top", type=int, default=1, metavar="N", help="the N likeliest labels (default: 1)")
+    parser.add_argument("--output", metavar="FILE", help="write here instead of printing; must not exist")
+    parser.add_argument("--format", choices=FORMATS, help="default: by the name of --output, else csv")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="inputs at a time (default: 32)")
+    parser.add_argument("--use-cpu", action="store_true", help="leave accelerators alone")
+    parser.add_argument("--dry-run", action="store_true", help="find adapter and inputs, predict nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Find adapter and inputs, predict, write."""
+    words = check_options(options)
+    request = request_of(options, words)
+    from transformers import TrainingArguments
+
+    from .predict_inputs import read_inputs
+    from .predict_model import load_predictor, probabilities
+
+    arguments = TrainingArguments(
+        output_dir=request.folder or ".",
+        use_cpu=options.use_cpu,
+        per_device_eval_batch_size=options.batch_size,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+        label_names=["labels"],
+    )
+    with arguments.main_process_first(desc="loading the adapter"):
+        predictor = load_predictor(request.adapter, options.base or request.base, request.revision)
+    inputs = read_inputs(request.inputs, predictor.settings.text, options.column or request.column)
+    first = arguments.process_index == 0
+    if options.dry_run:
+        if first:
+            print(f"adapter: {request.adapter}\nbase: {predictor.base}\ninputs: {len(inputs.names):,}", flush=True)
+            print(f"labels: {len(predictor.labels):,}\nNothing was predicted.", flush=True)
+        return 0
+    found = probabilities(predictor, inputs, arguments)  # (inputs, labels)
+    if first:
+        write(options, inputs, found, predictor.labels)
+    return 0
+
+
+class Request:
+    """
+    What is predicted with what.
+
+    Args:
+        adapter (`str`): Folder or Hub name.
+        inputs (`list[str]`): Files, folders, or `-`.
+        base (`str`, *optional*), revision (`str`, *optional*), column (`str`, *optional*), folder (`str`, *optional*):
+            What a recipe adds.
+    """
+
+    def __init__(
+        self,
+        adapter: str,
+        inputs: list[str],
+        base: str | None = None,
+        revision: str | None = None,
+        column: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self.adapter, self.inputs, self.base = adapter, inputs, base
+        self.revision, self.column, self.folder = revision, column, folder
+
+
+def check_options(options: argparse.Namespace) -> list[str]:
+    """
+    Refuse what cannot be, before anything is loaded.
+
+    Returns: `list[str]`: the words.
+    Raises: [`RecipeError`]
+    """
+    for name in ("top", "batch_size"):
+        if getattr(options, name) < 1:
+            raise RecipeError(f"--{name.replace('_', '-')} must be at least 1, found {getattr(options, name)}.")
+    if options.output and Path(options.output).exists():
+        raise RecipeError(f"--output: '{options.output}' exists already. Name another file, or remove it first.")
+    return list(options.words)
+
+
+def request_of(options: argparse.Namespace, words: list[str]) -> Request:
+    """
+    What the words mean, with a recipe or without.
+
+    Raises: [`RecipeError`]: If an adapter or inputs are missing.
+    """
+    if options.config is None:
+        if len(words) < 2:
+            raise RecipeError(f"Give an adapter and at least one input, found '{words[0]}' only.")
+        return Request(words[0], words[1:])
+    from .evaluate import check_adapter
+    from .recipe import load_recipe
+    from .session import build_arguments
+
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    recipe = load_recipe(options.config, overrides)
+    folder = Path(build_arguments(recipe).output_dir)
+    check_adapter(folder, options.config)
+    inputs = [word for word in words if word not in overrides]
+    if not inputs:
+        raise RecipeError("Give at least one input: a file, a folder, or - for standard input.")
+    column = recipe.data.text_column or recipe.data.image_column
+    return Request(str(folder), inputs, recipe.model.name, recipe.model.revision, column, str(folder))
+
+
+def write(options: argparse.Namespace, inputs: Inputs, found: Any, labels: list[str]) -> None:
+    """
+    Print or write a line for each input.
+
+    Args:
+        options (`argparse.Namespace`): The command's.
+        inputs ([`Inputs`]): What was predicted.
+        found (`numpy.ndarray` of shape `(inputs, labels)`): Probabilities.
+        labels (`list[str]`): Their names.
+    """
+    from .predict_inputs import predictions, write_csv, write_jsonl
+
+    rows = predictions(inputs, found, labels, min(options.top, len(labels)))
+    name = options.format or ("jsonl" if str(options.output or "").endswith((".jsonl", ".json")) else "csv")
+    put = write_jsonl if name == "jsonl" else write_csv
+    if options.output is None:
+        put(rows, sys.stdout)
+        return
+    with open(options.output, "x", encoding="utf-8", newline="") as file:
+        put(rows, file)
+    print(f"{len(rows):,} predictions: {options.output}", flush=True)

@@ -1,0 +1,164 @@
+"""
+A saved adapter on its base model, ready to predict.
+
+Knows adapters, what lies beside them, and base models by name; does not know recipes or files of inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecipeError
+from .recipe import PreprocessingSection
+from .recipe_inputs import FILE_NAME, InputSettings, load_processor
+
+if TYPE_CHECKING:
+    from .predict_inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """
+    Args:
+        model (`peft.PeftModel`): The adapter on its base, in eval mode.
+        processor (`Any`): Image processor or tokenizer.
+        labels (`list[str]`): Names of the classes.
+        settings ([`InputSettings`]): How inputs are made.
+        base (`str`): Name of the base.
+    """
+
+    model: Any
+    processor: Any
+    labels: list[str]
+    settings: InputSettings
+    base: str
+
+
+def load_predictor(adapter: str, base: str | None = None, revision: str | None = None) -> Predictor:
+    """
+    Load an adapter and all it needs.
+
+    Args:
+        adapter (`str`): Folder or Hub name.
+        base (`str`, *optional*), revision (`str`, *optional*): The base; by default the one the adapter names.
+
+    Returns: [`Predictor`]
+    Raises: [`RecipeError`]: If adapter or base are missing, or the base is for neither images nor texts.
+    """
+    from .evaluate import load_adapter
+    from .recipe import ModelSection
+    from .recipe_data import load_model
+
+    config = adapter_config(adapter)
+    name = base or config.base_model_name_or_path
+    if not name:
+        raise RecipeError(f"The adapter '{adapter}' does not name its base model. Name it with --base.")
+    settings = input_settings(adapter) or InputSettings(text=_is_text(name, revision))
+    revision = revision or settings.revision or (config.revision if base is None else None)
+    labels = [config.id2label[index] for index in sorted(config.id2label or {})]
+    if not labels:
+        raise RecipeError(f"The adapter '{adapter}' has no labels: it is not one of a classifier.")
+    kwargs = {} if settings.dtype is None else {"dtype": settings.dtype}
+    model = load_adapter(load_model(ModelSection(name, revision, kwargs), labels, settings.text), adapter)
+    own = _own_processor(adapter, settings.text)
+    asked = PreprocessingSection(own or settings.processor, settings.image_size, settings.max_length)
+    processor = load_processor(name, revision, asked, settings.text)
+    return Predictor(model, processor, labels, replace(settings, revision=revision), name)
+
+
+def adapter_config(adapter: str) -> Any:
+    """
+    The configuration of an adapter.
+
+    Raises: [`RecipeError`]: If there is none. A damaged one has an error of its own.
+    """
+    from ..errors import SubTuningError
+    from ..tuner import SubTuningConfig
+
+    try:
+        return SubTuningConfig.from_pretrained(adapter)
+    except SubTuningError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise RecipeError(
+            f"There is no SubTuning adapter '{adapter}': {str(error).strip().splitlines()[0]} The first word after "
+            "`predict` is an adapter folder or a name on the Hub, the others are inputs."
+        ) from error
+
+
+def input_settings(adapter: str) -> InputSettings | None:
+    """What lies beside the adapter, here or on the Hub; `None` for adapters that were saved without."""
+    file = _beside(adapter, FILE_NAME)
+    return None if file is None else InputSettings.load(file)
+
+
+def _own_processor(adapter: str, text: bool) -> str | None:
+    """The adapter's own name, where a processor was saved with it."""
+    names = ("tokenizer_config.json",) if text else ("preprocessor_config.json", "processor_config.json")
+    return adapter if any(_beside(adapter, name) is not None for name in names) else None
+
+
+def _beside(adapter: str, name: str) -> Path | None:
+    if Path(adapter).is_dir():
+        file = Path(adapter) / name
+        return file if file.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(adapter, name))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+
+
+def _is_text(name: str, revision: str | None) -> bool:
+    """Whether a base model is for texts, by the kind of its configuration."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
+
+    try:
+        kind = type(AutoConfig.from_pretrained(name, revision=revision))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecipeError(f"No base model '{name}': {reason} Name it with --base.") from error
+    if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return False
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return True
+    raise RecipeError(f"'{name}' ({kind.__name__}) classifies neither images nor texts.")
+
+
+def probabilities(predictor: Predictor, inputs: Inputs, arguments: Any) -> Any:
+    """
+    Probabilities of the labels, in the order of the inputs, the same in every process of a launch.
+
+    Args:
+        predictor ([`Predictor`]): The adapter.
+        inputs ([`Inputs`]): What is predicted.
+        arguments ([`~transformers.TrainingArguments`]): Batch size and device.
+
+    Returns: `numpy.ndarray` of shape `(inputs, labels)`.
+    """
+    import torch
+    from transformers import Trainer
+
+    from ..training.data import view
+    from .recipe_data import collator, transform
+
+    text = predictor.settings.text
+    shown = transform(
+        predictor.processor,
+        text_column="text" if text else None,
+        image_column=None if text else "image",
+        label_column="",
+        max_length=predictor.settings.max_length,
+    )
+    trainer = Trainer(model=predictor.model, args=arguments, data_collator=collator(predictor.processor, text))
+    logits = trainer.predict(view(inputs.rows, None, shown)).predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits  # models that return more than logits
+    return torch.from_numpy(logits).float().softmax(-1).numpy()
