@@ -1,7 +1,7 @@
 # For those who want a container. It has not been built or run: take it as a starting point.
 #
 #   docker build -t subtuning .
-#   docker run --gpus all --shm-size 8g -v "$PWD:/work" -v hub:/root/.cache/huggingface subtuning \
+#   docker run --gpus all --shm-size 8g -v "$PWD:/data" -v hub:/root/.cache/huggingface subtuning \
 #       search --config /opt/subtuning/recipes/resnet-18_image-folder/search.yaml data.path=photos
 #
 # Several GPUs: --entrypoint accelerate ... launch -m subtuning_hf.cli search --config ...
@@ -16,7 +16,7 @@ COPY recipes ./recipes
 COPY accelerate_configs ./accelerate_configs
 
 # Where the reader's data and results are mounted.
-WORKDIR /work
+WORKDIR /data
 
 ENTRYPOINT ["subtuning"]
 CMD ["--help"]

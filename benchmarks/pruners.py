@@ -96,7 +96,7 @@ def tallies(studies: dict[str, Study]) -> dict[str, Tally]:
     found = {name: Tally() for name in PRUNERS}
     for study in studies.values():
         orders = list(permutations(range(study.spec.num_folds)))
-        for round_ in {r.index * 100 + len(r.selection.blocks): r for s in exact(study) for r in rounds_of(s)}.values():
+        for round_ in {(r.direction, r.index): r for state in exact(study) for r in rounds_of(state)}.values():
             for name, pruner in PRUNERS.items():
                 # Halving sees all folds at once: their order says nothing.
                 for order in orders if isinstance(pruner, Race) else orders[:1]:

@@ -59,6 +59,13 @@ def search(folder: Path) -> None:
     make_trainer(folder, args=ARGS).search()
 
 
+def on_gpu(folder: Path) -> None:
+    """A search on this process' GPU, and the distributed training of its winner."""
+    trainer = make_trainer(folder, args={**ARGS, "use_cpu": False})
+    trainer.search()
+    trainer.train()
+
+
 def again(folder: Path) -> None:
     """One trainer with several studies, one after another; then a search that works ahead."""
     trainer = make_trainer(folder / "first", args=ARGS)
@@ -129,5 +136,5 @@ def other_data(folder: Path) -> None:
 if __name__ == "__main__":
     where = Path(sys.argv[2])
     where.parent.mkdir(parents=True, exist_ok=True)
-    scenarios = (everything, search, again, two_heads, killed_once, failing, other_data)
+    scenarios = (everything, search, on_gpu, again, two_heads, killed_once, failing, other_data)
     {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](where)
