@@ -89,7 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--epochs", type=float, default=5.0)
     parser.add_argument("--output-dir", type=Path, default=Path("out/parallel"))
     parser.add_argument("--search-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -73,7 +73,7 @@ def test_any_number_of_processes_decides_the_same(seed, pruner, mode):
 
 
 def test_the_time_of_all_processes_adds_up():
-    from report import row_of, shares_of
+    from simulate_report import row_of, shares_of
 
     for workers in (1, 4, 30):
         for mode in MODES.values():

@@ -194,7 +194,10 @@ class Study:
 
     def _guess(self, search: SearchSpec, state: SearchState) -> Unit | None:
         """Something that may be needed soon."""
-        if not self.recipe.args.speculate or self.team.size == 1:
+        if self.team.size == 1:
+            return None
+        starting = all(part.rounds[-1].index == 0 for part in state.parts or (state,) if not part.finished)
+        if not self.recipe.args.speculate and not starting:  # what follows a start is certain, and no guess
             return None
         return self._claim(speculate(self.spec, search, self.evaluations, state))
 
