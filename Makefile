@@ -11,16 +11,19 @@ DEPS := setup.cfg pyproject.toml
 SRC  := src tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quality clean
+.PHONY: help demo test test-slow quality clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo  ## greedy SubTuning on real images, no network, two to three minutes
 	$(BIN)/subtuning demo $(ARGS)
 
-test: $(VENV)/.installed-dev  ## all tests (ARGS="-m 'not slow'" for the quick ones)
-	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 $(ARGS)
+test: $(VENV)/.installed-dev  ## all tests but those marked slow
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev  ## the slow ones: several processes, whole commands
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 -m slow $(ARGS)
 
 quality: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check $(SRC)

@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     options = command.parse_intermixed_args(chosen.rest)  # overrides may stand before, between and after options
     try:
-        return module.run(options) or 0
+        code = module.run(options) or 0
+        _leave_launch()
+        return code
     except SubTuningError as error:
         print(f"\nsubtuning {chosen.command}: {type(error).__name__}: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", []):
@@ -85,3 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `subtuning blocks ... | head`: the reader has gone, and Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _leave_launch() -> None:
+    """End the process group of a launch: at exit its threads may still run, and torch then aborts the process."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -9,6 +9,7 @@ anybody but where nothing is left to claim. Knows no candidates, no files and no
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import json
 import os
@@ -108,7 +109,9 @@ class Team:
         self._ended = threading.Event()
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._beat_store = self._connect(master=False)
-        threading.Thread(target=self._beat, daemon=True, name="subtuning-heartbeat").start()
+        self._beating = threading.Thread(target=self._beat, daemon=True, name="subtuning-heartbeat")
+        self._beating.start()
+        atexit.register(self.end)  # a thread that speaks with the store while Python goes down may take it along
         self._last_look = self._last_heard = 0.0
         self._pause = POLL_SECONDS
 
@@ -288,6 +291,8 @@ class Team:
     def end(self) -> None:
         """Give no more signs of life."""
         self._ended.set()
+        self._beating.join(timeout=BEAT_SECONDS)
+        atexit.unregister(self.end)
 
 
 class _Watcher(TrainerCallback):
