@@ -131,25 +131,19 @@ def load_task(options: argparse.Namespace) -> Task:
     )
 
 
-def search(options: argparse.Namespace, task: Task, folder: Path, learning_rate: float) -> Any:
-    """The greedy search over the same folds."""
+def search_trainer(task: Task, folder: Path, **asked: Any) -> GreedySubTuningTrainer:
+    """A trainer that searches by accuracy, with one bar for the whole study."""
     arguments = GreedySubTuningArguments(
-        output_dir=str(folder / "study"),
-        num_folds=options.folds,
-        max_blocks=options.max_blocks,
-        fold_seed=options.seed,
-        seed=options.seed,
-        learning_rate=learning_rate,
+        output_dir=str(folder),
         metric_for_best_model="accuracy",
         greater_is_better=True,
         label_column="label",
         save_strategy="no",
         logging_strategy="no",
-        num_threads=options.threads,
-        disable_tqdm=False,  # one bar for the whole study
-        **task.arguments,
+        disable_tqdm=False,
+        **{**task.arguments, **asked},
     )
-    trainer = GreedySubTuningTrainer(
+    return GreedySubTuningTrainer(
         model=task.model,
         args=arguments,
         train_dataset=task.train,
@@ -157,6 +151,19 @@ def search(options: argparse.Namespace, task: Task, folder: Path, learning_rate:
         eval_transform=task.eval_transform,
         data_collator=task.data_collator,
         compute_metrics=task.compute_metrics,
+    )
+
+
+def search(options: argparse.Namespace, task: Task, folder: Path, learning_rate: float) -> Any:
+    """The greedy search over the same folds."""
+    trainer = search_trainer(
+        task,
+        folder / "study",
+        num_folds=options.folds,
+        max_blocks=options.max_blocks,
+        seed=options.seed,
+        learning_rate=learning_rate,
+        num_threads=options.threads,
     )
     return trainer.search()
 

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 import transformers
 
-from subtuning_hf import GreedySubTuningArguments, GreedySubTuningTrainer
+from subtuning_hf import GreedySubTuningTrainer
 from subtuning_hf.cli.main import main as subtuning
 from subtuning_hf.compare import Task
 from subtuning_hf.search.journal import read_study
 from subtuning_hf.search.pareto import pareto_front
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_data import DEFAULTS, load_task, without_folders
+from real_data import DEFAULTS, load_task, search_trainer, without_folders
 
 # Part of a study, its granularity, and the arguments of its search; the searches share what they have in common.
 SEARCHES = {
@@ -65,30 +65,9 @@ def parse() -> argparse.Namespace:
 
 def make_trainer(options: argparse.Namespace, task: Task, granularity: str, **asked: Any) -> GreedySubTuningTrainer:
     """A trainer for one search; those of one granularity share a folder."""
-    arguments = GreedySubTuningArguments(
-        output_dir=str(options.output_dir / granularity),
-        granularity=granularity,
-        num_folds=options.folds,
-        seed=options.seed,
-        learning_rate=options.learning_rate,
-        metric_for_best_model="accuracy",
-        greater_is_better=True,
-        label_column="label",
-        save_strategy="no",
-        logging_strategy="no",
-        num_threads=1,
-        disable_tqdm=False,
-        **{**task.arguments, **asked},
-    )
-    return GreedySubTuningTrainer(
-        model=task.model,
-        args=arguments,
-        train_dataset=task.train,
-        train_transform=task.train_transform,
-        eval_transform=task.eval_transform,
-        data_collator=task.data_collator,
-        compute_metrics=task.compute_metrics,
-    )
+    shared = {"num_folds": options.folds, "seed": options.seed, "learning_rate": options.learning_rate}
+    folder = options.output_dir / granularity
+    return search_trainer(task, folder, granularity=granularity, num_threads=1, **shared, **asked)
 
 
 def main() -> None:

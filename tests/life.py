@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -53,6 +53,20 @@ def run(model: nn.Module, toy: Toy, batch_size: int = 2, seed: int = 0, **extra)
     """Logits in eval mode."""
     model.eval()
     return logits_of(model(**toy.inputs(batch_size, seed), **extra)).clone()
+
+
+def mixed_and_alone(model: nn.Module, toy: Toy, names: list[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each row of a batch of several adapters, and the same row where its adapter answers the whole batch."""
+    extra = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
+    mixed = run(model, toy, len(names), adapter_names=names, **extra)
+    for row, name in enumerate(names):
+        if name == "__base__":
+            with model.disable_adapter():
+                alone = run(model, toy, len(names), **extra)
+        else:
+            model.set_adapter(name)
+            alone = run(model, toy, len(names), **extra)
+        yield mixed[row], alone[row]
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:

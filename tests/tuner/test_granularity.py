@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from life import changed, frozen_keys, move, run, same, snapshot, steps, wrap
+from life import changed, frozen_keys, mixed_and_alone, move, run, same, snapshot, steps, wrap
 from subtuning_hf import SubTuningConfig, find_blocks, lora_config_for_blocks
 from subtuning_hf.errors import NestedBlocksError, NoBlocksFoundError
 from subtuning_hf.tuner import BlockLayer
@@ -107,17 +107,8 @@ def test_mixed_batch(toy):
     move(model, "first", seed=1)
     model.add_adapter("second", SubTuningConfig(blocks=names[::3], num_labels=NUM_LABELS if toy.head else None))
     move(model, "second", seed=2)
-    rows = ["second", "first", "__base__", "second"]
-    extra = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
-    mixed = run(model, toy, 4, adapter_names=rows, **extra)
-    for row, name in enumerate(rows):
-        if name == "__base__":
-            with model.disable_adapter():
-                alone = run(model, toy, 4, **extra)[row]
-        else:
-            model.set_adapter(name)
-            alone = run(model, toy, 4, **extra)[row]
-        torch.testing.assert_close(mixed[row], alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+    for mixed, alone in mixed_and_alone(model, toy, ["second", "first", "__base__", "second"]):
+        torch.testing.assert_close(mixed, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
 
 
 @pytest.mark.parametrize("name", sorted(WINDOWED))

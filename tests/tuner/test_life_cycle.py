@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from life import SELECTION, changed, copies, frozen_keys, move, run, same, snapshot, steps, wrap
+from life import SELECTION, changed, copies, frozen_keys, mixed_and_alone, move, run, same, snapshot, steps, wrap
 from subtuning_hf import find_blocks
 from subtuning_hf.tuner import BlockLayer, SubTuningConfig
 from toys import NUM_LABELS, TOYS
@@ -213,19 +213,10 @@ def test_mixed_batch(toy):
     move(model, "first", seed=1)
     model.add_adapter("second", SubTuningConfig(blocks=[0, -1], num_labels=WIDER if toy.head else None))
     move(model, "second", seed=2)
-    names = ["second", "first", "__base__", "second"]
-    extra = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
-    mixed = run(model, toy, 4, adapter_names=names, **extra)
-    for row, name in enumerate(names):
-        if name == "__base__":
-            with model.disable_adapter():
-                alone = run(model, toy, 4, **extra)[row]
-        else:
-            model.set_adapter(name)
-            alone = run(model, toy, 4, **extra)[row]
-        got = mixed[row][..., : alone.shape[-1]]
+    for mixed, alone in mixed_and_alone(model, toy, ["second", "first", "__base__", "second"]):
+        got = mixed[..., : alone.shape[-1]]
         torch.testing.assert_close(got, alone, rtol=2e-5, atol=2e-6)
-        assert (mixed[row][..., alone.shape[-1] :] == float("-inf")).all()
+        assert (mixed[..., alone.shape[-1] :] == float("-inf")).all()
 
 
 def test_deepcopy(toy):

@@ -68,7 +68,7 @@ def plan(session: Session, blocks: Sequence[str | int]) -> str:
 
     model: Any = session.prepared.model
     args = session.arguments
-    names = resolve_blocks(model, blocks)
+    names = resolve_blocks(model, blocks, granularity=args.granularity)
     count = sum(p.numel() for name in [*names, *find_head(model)] for p in model.get_submodule(name).parameters())
     rows, seeds = len(session.prepared.train), session.recipe.train.repeats
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -152,6 +152,17 @@ class StudyProgress:
         self.tried = list(dict.fromkeys(unit.candidate for unit in self.pending))
         self._total("profile")
 
+    def expect_finals(self, count: int) -> None:
+        """Show final trainings, which are no evaluations."""
+        self.pending, self.tried, self.later = [], [], 0
+        self.bar.total = self.bar.n + count
+        self.bar.set_description_str("final trainings", refresh=False)
+        self._show()
+
+    def final_done(self) -> None:
+        """A final training has finished."""
+        self.bar.update(1)
+
     def _total(self, name: str) -> None:
         self.bar.total = self.bar.n + len(self.pending)
         self.bar.set_description_str(name, refresh=False)

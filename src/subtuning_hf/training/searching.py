@@ -16,12 +16,13 @@ from transformers.utils import logging
 
 from ..blocks import resolve_blocks
 from ..errors import ArgumentsError, DataError
+from ..search import space
 from ..search.journal import Study as Records
 from ..search.journal import read_study
 from ..search.profile import Profile, profile_of
 from ..search.records import Candidate, FinalRun, SearchSpec, Unit
 from ..search.result import SearchResult
-from ..search.space import HEAD_ONLY, in_forward_order, pairs, units_of, windows
+from ..search.space import HEAD_ONLY, in_forward_order, units_of
 from .arguments import GreedySubTuningArguments
 from .data import check_datasets, read_labels, view
 from .dry_run import SearchPlan, plan_search
@@ -102,7 +103,8 @@ class SearchMixin(_Base):
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise ArgumentsError(f"`repeats` must be a whole number of 1 or more, found {repeats!r}.")
         with self._searching() as (prepared, team):
-            wanted = profile_candidates([block.name for block in prepared.spec.blocks], window, pairs)
+            names = [block.name for block in prepared.spec.blocks]
+            wanted = space.pairs(names) if pairs else space.windows(names, window)
             units = units_of((HEAD_ONLY, *wanted), prepared.spec.num_folds, repeats)
             if self.args.dry_run:
                 return self._plan(prepared, units, team)
@@ -236,8 +238,3 @@ class SearchMixin(_Base):
             print(text)
         else:
             logger.info(text)
-
-
-def profile_candidates(blocks: Sequence[str], window: int, all_pairs: bool) -> tuple[Candidate, ...]:
-    """The candidates of a profile, in forward order."""
-    return pairs(blocks) if all_pairs else windows(blocks, window)

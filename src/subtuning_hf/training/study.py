@@ -8,7 +8,8 @@ out. Knows the journal, the evaluator, the team and the progress bar; not the pu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -101,8 +102,8 @@ class Study:
         if self.may_train and self.team.is_local_main:
             remove_stale_scratch(self.recipe.args.folder)  # nobody else has the journal, or opening it had failed
         begun = bool(self.evaluations or self.finals)
-        # The head of scores that are known, from a process that has it; else that of the first.
-        holds = self.team.gather(begun + (begun and (self.folder / FILE_NAME).exists()))
+        # The head of scores that are known, best from a process that kept its file; else that of the first.
+        holds = self.team.gather((2 if (self.folder / FILE_NAME).exists() else 1) if begun else 0)
         sender = holds.index(max(holds))
         if self.may_train and max(holds):
             self.team.together(lambda: self._settle_head() if self.team.rank == sender else None)
@@ -155,20 +156,26 @@ class Study:
         if state.finished:
             self._record(search, state)
             return state
-        self._begin(search, state)
-        progress = self._progress(search.max_blocks)
+        self._begin(len(state.pending), search, state)
+        with self._working(search.max_blocks) as progress:
+            self._work(search, state, progress)
+        return replay(self.spec, search, self.evaluations)
+
+    @contextmanager
+    def _working(self, max_blocks: int | None = 0) -> Iterator[StudyProgress]:
+        """Around any shared work: its bar, the same end for all processes, and its errors in all of them."""
+        progress = self._progress(max_blocks)
         try:
             with cheap_collections():
-                state = self._work(search, state, progress)
+                yield progress
             self._settle()
         except BaseException as error:
             self.team.fail(error)
             raise
         finally:
             progress.close()
-        return replay(self.spec, search, self.evaluations)
 
-    def _work(self, search: SearchSpec, state: SearchState, progress: StudyProgress) -> SearchState:
+    def _work(self, search: SearchSpec, state: SearchState, progress: StudyProgress) -> None:
         progress.show(state)
         while not state.finished:
             unit = self._claim(state.pending)
@@ -184,7 +191,6 @@ class Study:
                 self._report(new, state)
                 progress.show(state)
             self._check_failures(state.pending)
-        return state
 
     def _claim(self, units: Sequence[Unit]) -> Unit | None:
         """Something to evaluate that nobody has taken."""
@@ -228,29 +234,24 @@ class Study:
         Args:
             units (`Sequence[Unit]`): What to evaluate; what is known already is left out.
         """
-        known = {evaluation.unit for evaluation in self.evaluations}
-        missing = [unit for unit in units if unit not in known]
+        missing = self._missing(units)
         if not missing:
             return
-        self._begin(None, None, len(missing))
-        progress = self._progress(0)
-        progress.expect(missing)
-        names = {_name(unit): unit for unit in missing}
-        try:
-            with cheap_collections():
-                while not names.keys() <= {_name(evaluation.unit) for evaluation in self.evaluations}:
-                    unit = self._claim(_unknown(names, self.evaluations))
-                    if unit is None:
-                        self.team.wait()
-                    else:
-                        self._evaluate(unit)
-                    self._report(self._hear(progress), None)
-            self._settle()
-        except BaseException as error:
-            self.team.fail(error)
-            raise
-        finally:
-            progress.close()
+        self._begin(len(missing))
+        with self._working() as progress:
+            progress.expect(missing)
+            while missing:
+                unit = self._claim(missing)
+                if unit is None:
+                    self.team.wait()
+                else:
+                    self._evaluate(unit)
+                self._report(self._hear(progress), None)
+                missing = self._missing(missing)
+
+    def _missing(self, units: Iterable[Unit]) -> list[Unit]:
+        known = {evaluation.unit for evaluation in self.evaluations}
+        return [unit for unit in units if unit not in known]
 
     def repeat(self, candidate: Candidate, rows: Any, fingerprint: str, seeds: Sequence[int]) -> list[FinalRun]:
         """
@@ -265,41 +266,43 @@ class Study:
         Returns: `list[FinalRun]`: in the order of the seeds.
         """
 
-        def known() -> dict[str, FinalRun]:
-            mine = [f for f in self.finals if f.candidate == candidate and f.info.get("rows") == fingerprint]
-            return {f"final/{candidate.key}/{fingerprint}/{final.seed}": final for final in reversed(mine)}
+        names = {f"final/{seed}": seed for seed in seeds}
 
-        names = {f"final/{candidate.key}/{fingerprint}/{seed}": seed for seed in seeds}
-        if not names.keys() <= known().keys():
-            self._begin(None, None, len(names))
-        try:
-            while not names.keys() <= known().keys():
-                taken = self.team.claim([name for name in names if name not in known()])
-                if taken is None:
-                    self.team.wait()
-                else:
-                    final = self.evaluator.final(candidate, rows, fingerprint, names[taken])
-                    self._append(final)
-                    self.team.publish(json.dumps({"final": final.to_json()}))
-                self._hear(None)
-            self._settle()
-        except BaseException as error:
-            self.team.fail(error)
-            raise
-        return [known()[name] for name in names]
+        def known() -> dict[int, FinalRun]:
+            mine = [f for f in self.finals if f.candidate == candidate and f.info.get("rows") == fingerprint]
+            return {final.seed: final for final in reversed(mine)}  # of two of one seed the first counts
+
+        def missing() -> list[str]:
+            done = known()
+            return [name for name, seed in names.items() if seed not in done]
+
+        if missing():
+            self._begin(len(missing()))
+            with self._working() as progress:
+                progress.expect_finals(len(missing()))
+                while missing():
+                    taken = self.team.claim(missing())
+                    if taken is None:
+                        self.team.wait()
+                    else:
+                        final = self.evaluator.final(candidate, rows, fingerprint, names[taken])
+                        self._append(final)
+                        self.team.publish(json.dumps({"final": final.to_json()}))
+                    self._hear(progress)
+        done = known()
+        return [done[seed] for seed in seeds]
 
     # --- small steps ------------------------------------------------------------------------
-    def _begin(self, search: SearchSpec | None, state: SearchState | None, missing: int = 0) -> None:
+    def _begin(self, count: int, search: SearchSpec | None = None, state: SearchState | None = None) -> None:
         """Before the first training: the journal is ours, and the head that all start from is kept beside it."""
         if not self.may_train:
-            count = missing if state is None else len(state.pending)
             raise ArgumentsError(
-                f"{count} evaluations of the study are still to be made, but the base model holds a trained adapter, "
+                f"{count} trainings of the study are still to be made, but the base model holds a trained adapter, "
                 "which they would remove. Search before train(), or make a new trainer."
             )
 
         def first() -> None:
-            # What lies beside the journal is written, and removed, by the process that owns it.
+            # What lies beside the journal is written by the process that owns it.
             assert self.journal is not None
             if self.team.is_local_main:
                 self.journal.take()
@@ -328,6 +331,8 @@ class Study:
             data = json.loads(text)
             if "final" in data:
                 self.finals.append(FinalRun.from_json(data["final"]))
+                if progress is not None:
+                    progress.final_done()
                 continue
             if "failed" in data:
                 self._failures.setdefault(data["failed"], revive(data["error"]))
@@ -371,10 +376,3 @@ class Study:
 def _name(unit: Unit) -> str:
     """A unit of work in one word, the same in every process."""
     return f"{unit.candidate.key}/{unit.fold}/{unit.repeat}/{unit.budget!r}"
-
-
-def _unknown(names: dict[str, Unit], evaluations: Iterable[Evaluation]) -> list[Unit]:
-    known = {_name(evaluation.unit) for evaluation in evaluations}
-    return [unit for name, unit in names.items() if name not in known]
-
-

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
-from ..blocks import resolve_blocks
 from ..search.result import SearchResult
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
@@ -167,7 +166,7 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
         Returns: [`~transformers.trainer_utils.TrainOutput`]
         """
         if blocks is not None:
-            chosen = resolve_blocks(self.base_model, blocks, granularity=self.args.granularity)
+            chosen = self._resolve(blocks)
         else:
             chosen = list(self._chosen())
         with self._threads():
