@@ -18,8 +18,20 @@ from search.brute_force import (
     study_of,
 )
 from search.score_tables import drive
+from subtuning_hf.errors import ArgumentsError
 from subtuning_hf.search.greedy import pick_winner, replay
-from subtuning_hf.search.pruners import Halving, NoPruner, Pruner, Race, judge, leader_of, pruner_of, student_t_quantile
+from subtuning_hf.search.pruners import (
+    Certain,
+    Halving,
+    NoPruner,
+    Pruner,
+    Race,
+    Step,
+    judge,
+    leader_of,
+    pruner_of,
+    student_t_quantile,
+)
 from subtuning_hf.search.records import PRUNERS, Candidate, Evaluation, SearchSpec, Unit
 from subtuning_hf.search.scores import table_of
 
@@ -54,9 +66,9 @@ class Contract:
 
     def test_the_steps_in_full_come_last_and_have_each_fold_once(self):
         for num_folds in (1, 2, 5):
-            steps = self.make().steps(num_folds)
+            steps = [step for step in self.make().steps(num_folds) if not step.leader_only]
             full = [step for step in steps if step.budget == 1.0]
-            assert steps[-len(full) :] == tuple(full)
+            assert steps[-len(full) :] == full
             assert sorted(fold for step in full for fold in step.folds) == list(range(num_folds))
             assert [step.budget for step in steps] == sorted(step.budget for step in steps)
             assert all(0 < step.budget <= 1 and step.folds for step in steps)
@@ -73,11 +85,13 @@ class Contract:
     @pytest.mark.parametrize("seed", range(20))
     def test_the_leader_is_never_dropped(self, seed):
         table, pruner, survivors = self.table(seed), self.make(), self.candidates(seed)
-        asked = []
+        asked, seen = [], {}
         for place, step in enumerate(pruner.steps(FOLDS)[:-1]):
-            asked = [s for s in asked if s.budget == step.budget] + [step]
-            units = [(fold, step.budget) for each in asked for fold in each.folds]
-            seen = {c: tuple(table[Unit(c, fold, 0, budget)] for fold, budget in units) for c in survivors}
+            asking = [leader_of(seen)] if step.leader_only else survivors
+            asked = [unit for unit in asked if unit.budget == step.budget]
+            asked += [Unit(c, fold, 0, step.budget) for c in asking for fold in step.folds]
+            asked = list(dict.fromkeys(asked))
+            seen = {c: tuple(table[unit] for unit in asked if unit.candidate == c) for c in survivors}
             gone = pruner.dropped(place, seen)
             assert leader_of(seen) not in gone and set(gone) <= set(survivors)
             assert pruner.dropped(place, seen) == gone  # pure
@@ -176,9 +190,19 @@ class TestHalving(Contract):
             assert count - len(self.whole(seed).pruned) == left
 
 
+class TestCertain(Contract):
+    fields: ClassVar = {"pruner": "certain", "score_limit": 1.0}
+
+    def make(self):
+        return Certain(1.0)
+
+    def test_it_drops_some(self):
+        assert any(self.whole(seed).pruned for seed in range(10))
+
+
 def test_there_is_a_contract_for_every_pruner():
     assert {cls.fields["pruner"] for cls in Contract.__subclasses__()} == set(PRUNERS)
-    made = {type(pruner_of(SearchSpec(pruner=name))) for name in PRUNERS}
+    made = {type(pruner_of(SearchSpec(**cls.fields))) for cls in Contract.__subclasses__()}
     assert made == set(Pruner.__subclasses__())
 
 
@@ -219,6 +243,36 @@ def test_searches_with_pruners(name):
             pruned += sum(len(round_.pruned) for round_ in state.rounds)
             different += end != other
     assert pruned > 60 and different > 0  # and yet it may end elsewhere: that is the price
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "best", "list"])
+def test_certain_elimination_decides_what_a_search_without_it_decides(direction):
+    saved, whole = 0, 0
+    for seed in range(60):
+        min_gain = random.Random(seed).choice([None, 0.0, 0.1])
+        listed = tuple(Candidate(tuple(n)) for n in random.Random(seed).sample(names_of("abcde")[1:], 7))
+        asked = {"direction": direction, "min_gain": min_gain, "candidates": listed if direction == "list" else ()}
+        known = evaluations_of(counts_of(seed), SIZES)
+        plain = replay(study_of(PARAMETERS, FOLDS), SearchSpec(**asked), known)
+        certain = replay(study_of(PARAMETERS, FOLDS), SearchSpec(**asked, pruner="certain", score_limit=1.0), known)
+        assert certain.selection == plain.selection and certain.reason == plain.reason
+        assert [r.decision for r in certain.rounds] == [r.decision for r in plain.rounds]
+        saved += sum(len(a.evaluations) - len(b.evaluations) for a, b in zip(plain.rounds, certain.rounds, strict=True))
+        whole += sum(len(round_.evaluations) for round_ in plain.rounds)
+    assert saved > 0.03 * whole
+
+
+def test_certain_elimination_keeps_what_can_still_tie_and_refuses_a_limit_that_is_none():
+    limited = Certain(1.0)
+    rounds = {"a": [9, 9, 9], "b": [8], "c": [6], "d": [7]}  # of 10 each: b can reach 28, d 27, which ties, c 26
+    assert dropped(limited, 1, rounds) == ["c"]
+    assert dropped(limited, 0, {"a": [9], "c": [0]}) == []
+    with pytest.raises(ArgumentsError, match="score_limit"):
+        dropped(Certain(0.85), 1, rounds)
+    with pytest.raises(ArgumentsError, match="score_limit"):
+        SearchSpec(pruner="certain")
+    with pytest.raises(ArgumentsError, match="score_limit"):
+        SearchSpec(pruner="race", score_limit=1.0)
 
 
 # --- the steps one by one --------------------------------------------------------------------
@@ -288,7 +342,7 @@ def test_halving_lets_one_in_so_many_go_on_rounded_up():
 def test_budgets_of_halving_grow_up_to_the_full_training(reduction, smallest, budgets):
     assert Halving(reduction, smallest).budgets == pytest.approx(budgets)
     steps = Halving(reduction, smallest).steps(2)
-    assert steps[-1] == ((0, 1), 1.0) and len(steps) == len(budgets) + 1
+    assert steps[-1] == Step((0, 1), 1.0) and len(steps) == len(budgets) + 1
 
 
 def test_reduced_budgets_are_no_part_of_a_gain():

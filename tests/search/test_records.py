@@ -246,7 +246,7 @@ def test_candidates_name_each_block_once():
     [
         ({"strategy": "cheap"}, "strategy must be one of 'exact', found 'cheap'"),
         ({"direction": "sideways"}, "direction must be one of 'forward', 'backward', 'best', 'list', found 'sideways'"),
-        ({"pruner": "asha"}, "pruner must be one of 'none', 'race', 'halving', found 'asha'"),
+        ({"pruner": "asha"}, "pruner must be one of 'none', 'race', 'halving', 'certain', found 'asha'"),
         ({"direction": "list"}, "found 0 candidates with direction 'list'"),
         ({"candidates": (CANDIDATE,)}, "found 1 candidates with direction 'forward'"),
         ({"direction": "list", "candidates": (CANDIDATE, CANDIDATE)}, "must differ, found .* twice"),

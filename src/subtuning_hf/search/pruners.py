@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..errors import ArgumentsError
 from .records import Candidate, Evaluation, SearchSpec, Unit
 from .scores import RELATIVE_TIE, Table, best_of, paired_gain, score_of
 
@@ -24,10 +25,15 @@ Seen = Mapping[Candidate, tuple[Evaluation, ...]]
 
 
 class Step(NamedTuple):
-    """What every survivor must have before candidates are judged: some folds, with a share of the full training."""
+    """
+    What every survivor must have before candidates are judged: some folds, with a share of the full training.
+
+    Where `leader_only` is set, the one that led after the step before must have it, and no other.
+    """
 
     folds: tuple[int, ...]
     budget: float
+    leader_only: bool = False
 
 
 class Pruner(ABC):
@@ -104,6 +110,53 @@ class Race(Pruner):
         return gap - student_t_quantile(self.confidence, len(evaluations) - 1) * error > slack
 
 
+class Certain(Pruner):
+    """
+    Fold by fold; a candidate is given up when it cannot win, whatever its remaining folds give.
+
+    Whoever leads after a fold is trained on all folds at once. Another one is out when its mean would stay below the
+    best complete mean even with the best possible score on every fold it lacks. So the winner, its gain and every
+    decision are those of a search that drops nothing; only the scores of losers are incomplete.
+
+    Args:
+        limit (`float`): The best possible score, in what is maximised: 1 for an accuracy, 0 for a loss.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def steps(self, num_folds: int) -> tuple[Step, ...]:
+        every, steps = tuple(range(num_folds)), []
+        for fold in every:
+            steps.append(Step((fold,), 1.0))
+            if fold < num_folds - 1:
+                steps.append(Step(every, 1.0, leader_only=True))
+        return tuple(steps)
+
+    def dropped(self, step: int, seen: Seen) -> tuple[Candidate, ...]:
+        if step % 2 == 0:  # the leader is trained first
+            return ()
+        for evaluation in (each for evaluations in seen.values() for each in evaluations):
+            if evaluation.score > self.limit:
+                raise ArgumentsError(
+                    f"A fold of {evaluation.candidate.label} scored {evaluation.score:g}, above the best possible "
+                    f"score, which was said to be {self.limit:g}: pruner 'certain' would drop candidates that can win. "
+                    "Set `score_limit` to the best value that the metric can take, or use another pruner."
+                )
+        most = max(map(len, seen.values()))
+        complete = [evaluations for evaluations in seen.values() if len(evaluations) == most]
+        sizes = {evaluation.fold: evaluation.num_examples for evaluation in complete[0]}
+        best = max(map(score_of, complete))
+        slack = RELATIVE_TIE * max(abs(best), abs(self.limit))
+        lacking = {candidate: found for candidate, found in seen.items() if len(found) < most}
+        return tuple(candidate for candidate, found in lacking.items() if self._bound(found, sizes) < best - slack)
+
+    def _bound(self, evaluations: Sequence[Evaluation], sizes: Mapping[int, int]) -> float:
+        known = {evaluation.fold: evaluation.score for evaluation in evaluations}
+        total = math.fsum(known.get(fold, self.limit) * size for fold, size in sizes.items())
+        return total / sum(sizes.values())
+
+
 class Halving(Pruner):
     """
     First a share of the training on all folds; the best go on with more, and the last with all of it.
@@ -142,6 +195,9 @@ def pruner_of(search: SearchSpec) -> Pruner:
         return Race(search.confidence)
     if search.pruner == "halving":
         return Halving(search.reduction, search.smallest_budget)
+    if search.pruner == "certain":
+        assert search.score_limit is not None  # checked when the record was made
+        return Certain(search.score_limit)
     return NoPruner()
 
 
@@ -181,12 +237,14 @@ def judge(pruner: Pruner, candidates: Sequence[Candidate], num_folds: int, table
     """
     steps = pruner.steps(num_folds)
     survivors, asked, pruned = tuple(candidates), dict[Unit, None](), list[Candidate]()
+    leader = survivors[-1:]
     pending: tuple[Unit, ...] = ()
     for place, step in enumerate(steps):
         alone = len(survivors) < 2  # there is nothing left to choose: all that is left to know at once
         folds = tuple(range(num_folds)) if alone else step.folds
         budget = 1.0 if alone else step.budget
-        units = [Unit(candidate, fold, 0, budget) for candidate in survivors for fold in folds]
+        asking = leader if step.leader_only and not alone else survivors
+        units = [Unit(candidate, fold, 0, budget) for candidate in asking for fold in folds]
         asked.update(dict.fromkeys(units))
         pending = tuple(unit for unit in units if unit not in table)
         if pending or alone or place == len(steps) - 1:
@@ -197,6 +255,7 @@ def judge(pruner: Pruner, candidates: Sequence[Candidate], num_folds: int, table
             )
             for candidate in survivors
         }
+        leader = (leader_of(seen),)
         gone = pruner.dropped(place, seen)
         pruned.extend(gone)
         survivors = tuple(candidate for candidate in survivors if candidate not in gone)

@@ -16,7 +16,7 @@ from .units import BlockInfo, Candidate
 
 STRATEGIES = ("exact",)
 DIRECTIONS = ("forward", "backward", "best", "list")
-PRUNERS = ("none", "race", "halving")
+PRUNERS = ("none", "race", "halving", "certain")
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,14 @@ class SearchSpec:
         pruner (`str`, *optional*, defaults to `"none"`):
             `"none"`: every candidate is trained in full on each fold. `"race"`: fold by fold, and a candidate that is
             clearly behind gets no further one. `"halving"`: first a share of the training, and the best go on.
+            `"certain"`: fold by fold, and a candidate that cannot win any more gets no further one.
         confidence (`float`, *optional*, defaults to 0.95): For `"race"`: how sure it must be that a candidate is
             behind, from 0.5 and below 1.
         reduction (`int`, *optional*, defaults to 3): For `"halving"`: one candidate in so many goes on, with so many
             times the training.
         smallest_budget (`float`, *optional*, defaults to 1/9): For `"halving"`: share of the full training that every
             candidate gets first.
+        score_limit (`float`, *optional*): For `"certain"`: the best possible score, in what is maximised.
 
     Raises: [`ArgumentsError`]: If a value is of another type or out of range.
     """
@@ -147,6 +149,7 @@ class SearchSpec:
     confidence: float = checks.later(0.95)
     reduction: int = checks.later(3)
     smallest_budget: float = checks.later(1 / 9)
+    score_limit: float | None = checks.later(None)
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("direction", DIRECTIONS), ("pruner", PRUNERS)):
@@ -165,6 +168,13 @@ class SearchSpec:
         checks.put(self, "confidence", confidence)
         checks.put(self, "reduction", checks.whole(self.reduction, "SearchSpec.reduction", least=2))
         checks.put(self, "smallest_budget", checks.share(self.smallest_budget, "SearchSpec.smallest_budget"))
+        if (self.pruner == "certain") != (self.score_limit is not None):
+            raise ArgumentsError(
+                "SearchSpec.score_limit is for pruner 'certain', and only for that; found "
+                f"{self.score_limit!r} with pruner {self.pruner!r}."
+            )
+        if self.score_limit is not None:
+            checks.put(self, "score_limit", checks.finite(self.score_limit, "SearchSpec.score_limit"))
 
     def _check_candidates(self) -> None:
         if not isinstance(self.candidates, (tuple, list)):

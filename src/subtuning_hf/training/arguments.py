@@ -69,13 +69,17 @@ class GreedySubTuningArguments(TrainingArguments):
         pruner (`str`, *optional*, defaults to `"none"`):
             How candidates are dropped before all their trainings are made. `"none"`: never, as in the paper. `"race"`:
             after each fold, those that a paired t test finds behind the leader. `"halving"`: all are trained for a
-            small share of the epochs first, and the best of them for longer.
+            small share of the epochs first, and the best of them for longer. `"certain"`: after each fold, those that
+            cannot win any more whatever their remaining folds give: the same decisions as with `"none"`.
         confidence (`float`, *optional*, defaults to 0.95):
             One-sided confidence of each test of the race.
         reduction (`int`, *optional*, defaults to 3):
             Of so many candidates halving keeps one, which then trains so many times longer.
         smallest_budget (`float`, *optional*, defaults to 1/9):
             Share of the epochs that halving begins with.
+        score_limit (`float`, *optional*):
+            For pruner `"certain"`: the best value that the metric can take. Known by itself for `eval_loss` (0) and
+            metrics between 0 and 1 whose name says so (accuracy, f1, precision, recall, auc).
         speculate (`bool`, *optional*, defaults to `False`):
             With several processes: let those that would wait for the end of a round begin with the next one, as if the
             present leader wins. Saves time if it does, and makes evaluations that nobody needed if not.
@@ -135,6 +139,9 @@ class GreedySubTuningArguments(TrainingArguments):
     smallest_budget: float = field(
         default=1 / 9, metadata={"help": "Share of the epochs that pruner 'halving' begins with."}
     )
+    score_limit: float | None = field(
+        default=None, metadata={"help": "Best value the metric can take, for pruner 'certain'."}
+    )
     speculate: bool = field(
         default=False, metadata={"help": "Let idle processes begin with the likely next round."}
     )
@@ -182,6 +189,13 @@ class GreedySubTuningArguments(TrainingArguments):
         _check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
         _check_int("reduction", self.reduction, 2)
         _check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
+        if self.score_limit is not None:
+            _check_number("score_limit", self.score_limit, "a number, or None", lambda v: True)
+        if self.pruner == "certain" and self.best_score is None:
+            raise ArgumentsError(
+                f"pruner='certain' must know the best value that '{self.score_name}' can take. Give it as "
+                "`score_limit`: 1.0 for shares such as an accuracy, 0.0 for losses that cannot be negative."
+            )
         if self.max_trainable_parameters is not None:
             _check_int("max_trainable_parameters", self.max_trainable_parameters, 0)
         if self.min_gain is not None:
@@ -275,6 +289,16 @@ class GreedySubTuningArguments(TrainingArguments):
         return not self.score_name.endswith("loss")
 
     @property
+    def best_score(self) -> float | None:
+        """`float`: the best possible score, in what is maximised; `None` where it is not known."""
+        limit = self.score_limit
+        if limit is None and self.score_name == "eval_loss":
+            limit = 0.0
+        if limit is None and any(word in _SHARES for word in self.score_name.replace("-", "_").split("_")):
+            limit = 1.0 if self.score_greater_is_better else None
+        return None if limit is None else float(limit) * (1 if self.score_greater_is_better else -1)
+
+    @property
     def resolved_fold_seed(self) -> int:
         """`int`: the seed that the folds are cut with."""
         return self.seed if self.fold_seed is None else self.fold_seed
@@ -320,6 +344,9 @@ class GreedySubTuningArguments(TrainingArguments):
         args._n_gpu = min(self.n_gpu, 1)
         return args
 
+
+# Words in names of metrics that lie between 0 and 1.
+_SHARES = frozenset(["accuracy", "f1", "precision", "recall", "auc"])
 
 # What differs in a candidate's training whatever the arguments say. A NaN must show, so nothing filters it.
 _CANDIDATE: dict[str, Any] = {

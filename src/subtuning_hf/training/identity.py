@@ -42,7 +42,8 @@ EXCLUDED = _names(
     ignore_data_skip restore_callback_states_from_checkpoint local_rank ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
     strategy direction candidates granularity min_gain max_blocks max_trainable_parameters pruner confidence reduction
-    smallest_budget speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed parallelism_config
+    smallest_budget score_limit speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed
+    parallelism_config prefix_cache prefix_cache_gb
     metric_for_best_model greater_is_better fold_seed
     """
 )

@@ -83,6 +83,7 @@ def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpe
         confidence=args.confidence,
         reduction=args.reduction,
         smallest_budget=args.smallest_budget,
+        score_limit=args.best_score if args.pruner == "certain" else None,
     )
 
 
