@@ -45,6 +45,8 @@ def test_train_with_named_blocks_needs_no_search(recipe, tmp_path, capsys):
     assert main(["train", "--config", str(recipe), "train.blocks=[0]", "--dry-run"]) == 0
     output = capsys.readouterr().out
     assert "blocks: resnet.encoder.stages.0.layers.0" in output and "24 to train on, 12 to score" in output
+    assert main(["train", "--config", str(recipe), "granularity=submodule", "--blocks", "1", "--dry-run"]) == 0
+    assert "blocks: resnet.encoder.stages.0.layers.0." in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*"))
 
     assert main(["train", "--config", str(recipe), "train.blocks=[0]", "--blocks", "1"]) == 0  # the command line wins
