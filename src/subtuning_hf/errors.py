@@ -119,3 +119,8 @@ class PeerFailedError(SubTuningError, RuntimeError):
 
 class PeerLostError(SubTuningError, ConnectionError):
     """Another process of the launch no longer answers."""
+
+
+# --- stored inputs of blocks -----------------------------------------------------------------
+class PrefixCacheError(SubTuningError, RuntimeError):
+    """The stored inputs of blocks cannot be made, kept or used as asked."""

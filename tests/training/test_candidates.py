@@ -188,7 +188,8 @@ def watch_rows(monkeypatch):
 def test_validation_rows_only_ever_see_eval_transform(tmp_path, monkeypatch):
     log, seen = watch_rows(monkeypatch)
     trainer = make_trainer(
-        tmp_path, train_dataset=rows_with_numbers(), eval_dataset=Untouchable(), args={"max_blocks": 1},
+        tmp_path, train_dataset=rows_with_numbers(), eval_dataset=Untouchable(),
+        args={"max_blocks": 1, "prefix_cache": False},
         train_transform=Marked(log, "train"), eval_transform=Marked(log, "eval"),
     )  # fmt: skip
     trainer.search()
@@ -210,7 +211,8 @@ def test_best_checkpoint_is_chosen_on_an_inner_split(tmp_path, monkeypatch):
     trainer = make_trainer(
         tmp_path, train_dataset=rows_with_numbers(), callbacks=[Watch, lambda: EarlyStoppingCallback(2)],
         train_transform=Marked(log, "train"), eval_transform=Marked(log, "eval"),
-        args={"max_blocks": 0, "load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch",
+        args={"max_blocks": 0, "prefix_cache": False, "load_best_model_at_end": True,
+              "eval_strategy": "epoch", "save_strategy": "epoch",
               "num_train_epochs": 2, "inner_validation_fraction": 0.25, **ACCURACY},
         eval_dataset=Untouchable(),
     )  # fmt: skip

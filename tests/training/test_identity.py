@@ -17,6 +17,7 @@ from subtuning_hf.training.arguments import GreedySubTuningArguments
 from subtuning_hf.training.identity import (
     EXCLUDED,
     INNER_ONLY,
+    LATER,
     RANDOM_DATA_ONLY,
     describe,
     fingerprint_code,
@@ -146,6 +147,7 @@ def test_excluded_names_are_fields():
     ours = fields - {f.name for f in dataclasses.fields(TrainingArguments)}
     assert ours - listed == {
         "num_folds", "stratify", "label_column", "group_column", "fold_column", "head_learning_rate",
+        *LATER,
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 from ..errors import ArgumentsError, JournalError, StudyMismatchError
 from .lines import Contents, Entry, entry_line, header_line, parse
 from .lock import FileLock
+from .proposals import ProposalRun
 from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
 SUFFIX = ".jsonl"
@@ -37,6 +38,7 @@ class Study:
         searches (`tuple[SearchSpec, ...]`): The searches that were begun.
         decisions (`tuple[Decision, ...]`): The rounds that were decided.
         finals (`tuple[FinalRun, ...]`): Trainings of chosen blocks on the whole training set; no decision reads them.
+        proposals (`tuple[ProposalRun, ...]`): What was predicted, for searches that predict.
         writers (`tuple[str, ...]`): For each evaluation the writer whose file it is in; not compared.
     """
 
@@ -45,6 +47,7 @@ class Study:
     searches: tuple[SearchSpec, ...] = ()
     decisions: tuple[Decision, ...] = ()
     finals: tuple[FinalRun, ...] = ()
+    proposals: tuple[ProposalRun, ...] = ()
     writers: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -94,6 +97,7 @@ def find_study(folder: str | os.PathLike[str]) -> Study | None:
         tuple(entry for entry in entries if isinstance(entry, SearchSpec)),
         tuple(entry for entry in entries if isinstance(entry, Decision)),
         tuple(entry for entry in entries if isinstance(entry, FinalRun)),
+        tuple(entry for entry in entries if isinstance(entry, ProposalRun)),
         tuple(path.stem for path, _, contents in found for entry in contents.entries if isinstance(entry, Evaluation)),
     )
 
@@ -160,7 +164,7 @@ class Journal:
         Put a record on disk.
 
         Args:
-            entry ([`Evaluation`], [`SearchSpec`], [`Decision`] or [`FinalRun`]): The record.
+            entry ([`Evaluation`], [`SearchSpec`], [`Decision`], [`FinalRun`] or [`ProposalRun`]): The record.
 
         Raises:
             [`JournalBusyError`]: If another process began to write to this file meanwhile.
@@ -168,7 +172,8 @@ class Journal:
         """
         if not isinstance(entry, Entry):
             found = type(entry).__name__
-            raise ArgumentsError(f"A journal holds evaluations, searches, decisions and final runs, found {found}.")
+            kinds = "evaluations, searches, decisions, final runs and proposals"
+            raise ArgumentsError(f"A journal holds {kinds}, found {found}.")
         if self._closed:
             raise JournalError(f"{self.path} was closed, so nothing can be appended. Open it again.")
         if self._lock is not None and not self._lock.held:

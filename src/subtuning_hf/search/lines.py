@@ -6,7 +6,7 @@ format. Every other line is one record. A line that was cut while it was written
 anything else that cannot be read is damage and is refused with its line number. Knows neither folders nor locks.
 
 Format 1 had neither final runs nor repeats, budgets, directions other than forward, or pruners. What is at its default
-is written as it was then, so a file of format 1 is continued as one and keeps its header.
+is written as it was then, so a file of format 1 is continued as one and keeps its header. Format 2 had no proposals.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import JournalCorruptError, JournalVersionError, SubTuningError
+from .proposals import ProposalRun
 from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
-FORMAT = 2
-Entry = Evaluation | SearchSpec | Decision | FinalRun
-_KINDS: dict[str, type[Evaluation] | type[SearchSpec] | type[Decision] | type[FinalRun]] = {
+FORMAT = 3
+Entry = Evaluation | SearchSpec | Decision | FinalRun | ProposalRun
+_KINDS: dict[str, type[Entry]] = {
     "evaluation": Evaluation,
     "search": SearchSpec,
     "decision": Decision,
     "final": FinalRun,
+    "proposal": ProposalRun,
 }
 _START = b'{"type":"study",'
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IncompleteRoundError
 from .greedy import SearchState, pick_winner, score_of, spread_of
+from .predictions import prediction_rows, prediction_table
 from .profile import Profile, profile_of
+from .proposals import ProposalRun
 from .records import Candidate, Evaluation, Round, StudySpec
 from .tables import count, decimal, seconds, text_table, to_frame
 
@@ -105,6 +107,10 @@ class SearchResult:
         metric (`str`): Name of the metric behind the score.
         greater_is_better (`bool`): Whether the metric itself is better when greater; if not, scores are its negative.
         parts (`tuple[tuple[Round, ...], ...]`, *optional*): Of two starts, the rounds of each, the forward one first.
+        proposal ([`ProposalRun`], *optional*):
+            Of a search that predicts: what was predicted and what it cost; `rounds` is then empty, and the cost that of
+            the trainings alone.
+        confirmations (`tuple[Evaluation, ...]`, *optional*): The trainings of the best predicted selections.
     """
 
     blocks: tuple[str, ...]
@@ -115,9 +121,17 @@ class SearchResult:
     metric: str
     greater_is_better: bool
     parts: tuple[tuple[Round, ...], ...] = ()
+    proposal: ProposalRun | None = None
+    confirmations: tuple[Evaluation, ...] = ()
 
     @classmethod
-    def from_state(cls, spec: StudySpec, state: SearchState, evaluations: Iterable[Evaluation] = ()) -> SearchResult:
+    def from_state(
+        cls,
+        spec: StudySpec,
+        state: SearchState,
+        evaluations: Iterable[Evaluation] = (),
+        proposal: ProposalRun | None = None,
+    ) -> SearchResult:
         """
         Sum up a finished search.
 
@@ -125,6 +139,7 @@ class SearchResult:
             spec ([`StudySpec`]): The study.
             state ([`SearchState`]): Where the search stands.
             evaluations (`Iterable[Evaluation]`, *optional*): More evaluations of the study, for the profile.
+            proposal ([`ProposalRun`], *optional*): What was predicted, if it was.
 
         Returns: [`SearchResult`]
         Raises: [`IncompleteRoundError`]: If the search is not finished.
@@ -138,17 +153,19 @@ class SearchResult:
         rounds = [round_ for part in parts or (state.rounds,) for round_ in part]
         used = list({each.unit: each for round_ in rounds for each in round_.evaluations}.values())
         blocks = state.selection.blocks
-        if state.rounds[0].direction == "forward":
+        if proposal is None and state.rounds[0].direction == "forward":
             blocks = tuple(row.block for row in ladder(state.rounds) if row.added and row.block is not None)
         return cls(
             blocks=blocks,
-            rounds=state.rounds,
+            rounds=state.rounds if proposal is None else (),
             profile=profile_of(spec, [*used, *evaluations]),
             cost=Cost(len(used), sum(each.seconds for each in used), math.fsum(each.budget for each in used)),
             reason=state.reason,
             metric=spec.metric,
             greater_is_better=spec.greater_is_better,
             parts=parts,
+            proposal=proposal,
+            confirmations=() if proposal is None else tuple(used),
         )
 
     @property
@@ -157,7 +174,9 @@ class SearchResult:
         return ladder(self.rounds)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """`list[dict]`: the ladder, one flat row a step."""
+        """`list[dict]`: the ladder, one flat row a step; of a search that predicts, one row a prediction."""
+        if self.proposal is not None:
+            return prediction_rows(self.proposal, self.confirmations)
         return [dict(vars(row)) for row in self.ladder]
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -171,6 +190,8 @@ class SearchResult:
 
     def table(self) -> str:
         """`str`: the ladder as text, the metric as it is, and what came out."""
+        if self.proposal is not None:
+            return prediction_table(self)
         chosen = ", ".join(self.blocks) or "no block, the head alone"
         ladders = [ladder_table(part, self.metric, self.greater_is_better) for part in self.parts or (self.rounds,)]
         titles = [f"{part[0].direction.capitalize()}:\n" for part in self.parts] or [""]

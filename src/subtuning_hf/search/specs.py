@@ -14,7 +14,8 @@ from ..errors import ArgumentsError
 from . import checks
 from .units import BlockInfo, Candidate
 
-STRATEGIES = ("exact",)
+# "exact" trains every candidate; the others predict scores, each in its own way, and train a few candidates.
+STRATEGIES = ("exact", "short-profile", "one-shot", "swap", "kernel", "statistics")
 DIRECTIONS = ("forward", "backward", "best", "list")
 PRUNERS = ("none", "race", "halving", "certain")
 
@@ -114,7 +115,9 @@ class SearchSpec:
     How a study is searched. Searches of one study share its evaluations.
 
     Args:
-        strategy (`str`, *optional*, defaults to `"exact"`): `"exact"`: each candidate is trained on each fold.
+        strategy (`str`, *optional*, defaults to `"exact"`):
+            `"exact"`: each candidate is trained on each fold. Any other names a proposal: scores are predicted, and a
+            few of the best predicted candidates are trained.
         direction (`str`, *optional*, defaults to `"forward"`):
             `"forward"`: from no block, one more each round. `"backward"`: from all blocks, one less each round.
             `"best"`: both, and the better of their ends. `"list"`: the best of `candidates`.
@@ -135,6 +138,7 @@ class SearchSpec:
         smallest_budget (`float`, *optional*, defaults to 1/9): For `"halving"`: share of the full training that every
             candidate gets first.
         score_limit (`float`, *optional*): For `"certain"`: the best possible score, in what is maximised.
+        budget (`float`, *optional*): For proposals: what the search may cost, in full fine-tunes.
 
     Raises: [`ArgumentsError`]: If a value is of another type or out of range.
     """
@@ -150,6 +154,7 @@ class SearchSpec:
     reduction: int = checks.later(3)
     smallest_budget: float = checks.later(1 / 9)
     score_limit: float | None = checks.later(None)
+    budget: float | None = checks.later(None)
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("direction", DIRECTIONS), ("pruner", PRUNERS)):
@@ -168,6 +173,13 @@ class SearchSpec:
         checks.put(self, "confidence", confidence)
         checks.put(self, "reduction", checks.whole(self.reduction, "SearchSpec.reduction", least=2))
         checks.put(self, "smallest_budget", checks.share(self.smallest_budget, "SearchSpec.smallest_budget"))
+        if (self.strategy == "exact") != (self.budget is None):
+            raise ArgumentsError(
+                f"SearchSpec.budget is for strategies that predict, and needed there; found {self.budget!r} with "
+                f"strategy {self.strategy!r}."
+            )
+        if self.budget is not None:
+            checks.put(self, "budget", checks.finite(self.budget, "SearchSpec.budget", least=0))
         if (self.pruner == "certain") != (self.score_limit is not None):
             raise ArgumentsError(
                 "SearchSpec.score_limit is for pruner 'certain', and only for that; found "

@@ -46,7 +46,14 @@ class GreedySubTuningArguments(TrainingArguments):
             Parts into which the training set is cut; each candidate is trained that often. Ignored with
             `fold_column` or a `validation_dataset`.
         strategy (`str`, *optional*, defaults to `"exact"`):
-            How candidates are judged. `"exact"` trains each candidate on each fold.
+            How candidates are judged. `"exact"` trains each candidate on each fold. The others predict scores for a
+            part of `search_budget` and spend the rest on training a few of the best predicted candidates:
+            `"short-profile"` trains every block for a short time, all side by side; `"one-shot"` trains random
+            selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"` regresses
+            on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
+        search_budget (`float`, *optional*, defaults to 1.0):
+            What a search with predictions may cost, in full fine-tunes of all training rows with these arguments,
+            counted in arithmetic.
         min_gain (`float`, *optional*):
             Least gain in score for which a block is added, the paper's epsilon: 0.01 is one point of accuracy. By
             default a block must gain more than one standard error of the paired differences over folds, or
@@ -106,6 +113,20 @@ class GreedySubTuningArguments(TrainingArguments):
         study_tag (`str`, *optional*, defaults to `""`):
             Any text. Part of the study's identity: change it when something changes that the arguments and the code
             of your functions do not show.
+        prefix_cache (`bool`, *optional*, defaults to `True`):
+            Compute what lies before a candidate's first tuned block once per row, and begin its training and scoring
+            there. Scores are those of an uncached search up to rounding. Switches itself off where a model does not
+            allow it, and says so.
+        prefix_cache_gb (`float`, *optional*, defaults to 4.0):
+            Most memory for that, in units of 1e9 bytes; with several processes disk space below `output_dir` instead,
+            which the processes of a machine share. What saves least is left out first.
+        augmentation_views (`int`, *optional*):
+            Of a random `train_transform`: show this many views of each row, drawn from the seed, the row and the view,
+            so that all candidates see the same ones and what lies before the first tuned block can be kept. Epoch e
+            shows view e modulo this number. By default every reading draws a new view, and training is not cached.
+        init_head (`str`, *optional*, defaults to `"model"`):
+            What the head starts from: `"model"`, as it is given, or `"fit"`, the linear head fitted in closed form to
+            the frozen model's features of the training rows (of the fold, in a search), as in LP-FT.
         num_threads (`int`, *optional*):
             CPU threads of torch during search and training; recorded with the study. By default as torch has it.
 
@@ -114,6 +135,9 @@ class GreedySubTuningArguments(TrainingArguments):
 
     num_folds: int = field(default=5, metadata={"help": "Parts into which the training set is cut."})
     strategy: str = field(default="exact", metadata={"help": "How candidates are judged.", "choices": list(STRATEGIES)})
+    search_budget: float = field(
+        default=1.0, metadata={"help": "What a search with predictions may cost, in full fine-tunes."}
+    )
     min_gain: float | None = field(
         default=None,
         metadata={"help": "Least gain in score for a block to be added; by default one standard error over folds."},
@@ -162,6 +186,18 @@ class GreedySubTuningArguments(TrainingArguments):
     )
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the search and train nothing."})
     study_tag: str = field(default="", metadata={"help": "Any text that tells this study from others."})
+    prefix_cache: bool = field(
+        default=True, metadata={"help": "Compute what lies before the first tuned block once per row."}
+    )
+    prefix_cache_gb: float = field(
+        default=4.0, metadata={"help": "Most memory for it, or disk space with several processes, in 1e9 bytes."}
+    )
+    augmentation_views: int | None = field(
+        default=None, metadata={"help": "Views of each row that a random train_transform shows; by default endless."}
+    )
+    init_head: str = field(
+        default="model", metadata={"help": "What the head starts from.", "choices": ["model", "fit"]}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; recorded with the study."})
 
     def __post_init__(self) -> None:
@@ -186,6 +222,12 @@ class GreedySubTuningArguments(TrainingArguments):
         _check_choice("granularity", self.granularity, GRANULARITIES)
         _check_choice("pruner", self.pruner, PRUNERS)
         self._check_candidates()
+        _check_number("search_budget", self.search_budget, "a number above 0", lambda v: v > 0)
+        if self.strategy != "exact" and self.pruner != "none":
+            raise ArgumentsError(
+                f"pruner='{self.pruner}' drops candidates of an exact search, but strategy='{self.strategy}' trains "
+                "few of them. Leave the pruner out, or set strategy='exact'."
+            )
         _check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
         _check_int("reduction", self.reduction, 2)
         _check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
@@ -204,6 +246,10 @@ class GreedySubTuningArguments(TrainingArguments):
             _check_int("max_blocks", self.max_blocks, 0)
         if self.num_threads is not None:
             _check_int("num_threads", self.num_threads, 1)
+        _check_choice("init_head", self.init_head, ("model", "fit"))
+        _check_number("prefix_cache_gb", self.prefix_cache_gb, "a number of 0 or more", lambda v: v >= 0)
+        if self.augmentation_views is not None:
+            _check_int("augmentation_views", self.augmentation_views, 1)
         if not isinstance(self.study_tag, str):
             raise ArgumentsError(f"`study_tag` must be text, found {self.study_tag!r}.")
         if self.blocks is not None:

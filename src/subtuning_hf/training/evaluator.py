@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from transformers import Trainer, TrainerCallback, enable_full_determinism, set_
 from ..errors import DataError, MetricNotFoundError, NonFiniteScoreError
 from ..search.folds import Fold, inner_split
 from ..search.records import Candidate, Evaluation, FinalRun, Unit
+from ..search.space import HEAD_ONLY
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
+from .cache import Cache
+from .first_head import Head, fitted_head, put_head
 from .guard import unaltered
-from .recipe import Recipe
+from .recipe import Recipe, Rows
 
 SCRATCH = ".candidate-"
 # Times, not scores.
@@ -56,12 +59,16 @@ class Evaluator:
         recipe ([`Recipe`]): How to train and score.
         process (`int`, *optional*, defaults to 0): Number of this process, which is recorded.
         watcher ([`~transformers.TrainerCallback`], *optional*): Sees every step of every training, and may end it.
+
+    Attributes: `cache` ([`Cache`], *optional*): What trainings share; set by whoever has many to make.
     """
 
     def __init__(self, recipe: Recipe, process: int = 0, watcher: TrainerCallback | None = None) -> None:
         self.recipe = recipe
         self.process = process
         self.watcher = watcher
+        self.cache: Cache | None = None
+        self._heads: dict[tuple[int, ...], Head] = {}
 
     def __call__(self, unit: Unit, fold: Fold) -> Evaluation:
         """
@@ -80,7 +87,8 @@ class Evaluator:
         where = f"fold {fold.index}"
         with _named(unit.candidate, where):
             args = scaled(recipe.args, unit.repeat, unit.budget)
-            outcome = self._train(unit.candidate, args, fold, recipe.validation_rows(fold.validation))
+            rows = self._rows(self._cut(unit.candidate))
+            outcome = self._train(unit.candidate, args, fold, rows.validation_rows(fold.validation))
             train_loss = outcome.train_loss
             score = score_of_metrics(
                 outcome.metrics, recipe.args, unit.candidate, where, len(fold.validation), train_loss
@@ -129,16 +137,28 @@ class Evaluator:
             info=outcome.info | {"rows": fingerprint, "num_rows": len(rows)},
         )
 
+    def _cut(self, candidate: Candidate) -> int:
+        return 0 if self.cache is None else self.cache.cut_of(candidate.blocks)
+
+    def _rows(self, cut: int) -> Rows:
+        """Where data sets come from for a training that starts at a cut."""
+        return self.recipe if self.cache is None else self.cache.at(cut)
+
     def _train(self, candidate: Candidate, args: GreedySubTuningArguments, fold: Fold, rows: Any) -> _Outcome:
         """Train on a fold's training rows and evaluate on others; leaves the base as it was."""
-        recipe, started = self.recipe, time.time()
-        with unaltered(recipe.model), self._scratch() as folder:
+        recipe, started, cut = self.recipe, time.time(), self._cut(candidate)
+        with unaltered(recipe.model), self._scratch() as folder, ExitStack() as shared:
             args = args.for_candidate(folder, recipe.needs_inner_split)
+            head = self._first_head(args, fold) if args.init_head == "fit" else None
             seed_all(args)
             model = get_peft_model(recipe.model, SubTuningConfig(blocks=list(candidate.blocks)))
+            if head is not None:
+                put_head(model, head)
             trainer: Trainer | None = None
             try:
-                trainer = self._trainer(model, args, fold)
+                trainer = self._trainer(model, args, fold, self._rows(cut))
+                if self.cache is not None:
+                    shared.enter_context(self.cache.starting_at(trainer, cut))
                 seed_all(args)
                 output = trainer.train()
                 if trainer.state.global_step == 0:
@@ -155,6 +175,7 @@ class Evaluator:
                     "threads": torch.get_num_threads(),
                     "process": self.process,
                     "started": started,
+                    **({"cut": cut} if cut else {}),
                 }
                 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
                 return _Outcome(metrics, float(output.training_loss), trained, info)
@@ -163,7 +184,20 @@ class Evaluator:
                 if trainer is not None:
                     release(trainer)
 
-    def _trainer(self, model: nn.Module, args: GreedySubTuningArguments, fold: Fold) -> Trainer:
+    def _first_head(self, args: GreedySubTuningArguments, fold: Fold) -> Head:
+        """The head fitted to a fold's training rows, the same for all candidates."""
+        if fold.train not in self._heads:
+            seed_all(args)
+            cut = self._cut(HEAD_ONLY)
+
+            def start(trainer: Trainer) -> AbstractContextManager[Any]:
+                return nullcontext() if self.cache is None else self.cache.starting_at(trainer, cut)
+
+            rows = self._rows(cut).training_rows(fold.train)
+            self._heads[fold.train] = fitted_head(self.recipe, args, rows, start)
+        return self._heads[fold.train]
+
+    def _trainer(self, model: nn.Module, args: GreedySubTuningArguments, fold: Fold, rows: Rows) -> Trainer:
         recipe = self.recipe
         train, inner = fold.train, None
         if recipe.needs_inner_split:
@@ -174,8 +208,8 @@ class Evaluator:
                 recipe.args.resolved_fold_seed,
                 groups=recipe.groups,
             )
-            inner = recipe.inner_rows(held)
-        trainer = recipe.trainer(model, args, recipe.training_rows(train), inner)
+            inner = rows.inner_rows(held)
+        trainer = recipe.trainer(model, args, rows.training_rows(train), inner)
         if self.watcher is not None:
             trainer.add_callback(self.watcher)
         return trainer

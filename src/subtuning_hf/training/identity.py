@@ -43,7 +43,7 @@ EXCLUDED = _names(
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
     strategy direction candidates granularity min_gain max_blocks max_trainable_parameters pruner confidence reduction
     smallest_budget score_limit speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed
-    parallelism_config prefix_cache prefix_cache_gb
+    parallelism_config prefix_cache prefix_cache_gb search_budget
     metric_for_best_model greater_is_better fold_seed
     """
 )
@@ -54,6 +54,8 @@ INNER_ONLY = _names(
     inner_validation_fraction
     """
 )
+# Fields that came after studies had been made: at these values nothing is as it was not before.
+LATER = {"augmentation_views": None, "init_head": "model"}
 # How often rows are read and by how many workers matters where reading draws random numbers.
 RANDOM_DATA_ONLY = frozenset({"dataloader_num_workers"})
 _CONFIG_NOISE = ("_name_or_path", "name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype")
@@ -72,6 +74,7 @@ def settings_of(args: GreedySubTuningArguments, inner: bool, random_data: bool) 
     Returns: `dict[str, Any]`
     """
     skip = EXCLUDED | (frozenset() if inner else INNER_ONLY) | (frozenset() if random_data else RANDOM_DATA_ONLY)
+    skip |= {name for name, value in LATER.items() if getattr(args, name) == value}
     fields = {name: _json(value) for name, value in args.to_dict().items() if name not in skip}
     if inner:
         # The inner training is steered by the metric, and by what makes it better.

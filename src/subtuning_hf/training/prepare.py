@@ -30,6 +30,7 @@ from ..search.space import in_forward_order, pairs, windows
 from .arguments import GreedySubTuningArguments
 from .data import check_labels, read_labels
 from .fingerprint import Hasher, fingerprint_dataset, fingerprint_value, fingerprint_weights
+from .first_head import check_first_head
 from .heads import head_fingerprint
 from .identity import describe, fingerprint_code, model_identity, settings_of
 from .preflight import check_head_rate, check_scoring, check_steps, cut_folds, random_rows
@@ -47,11 +48,13 @@ class Prepared:
         spec ([`StudySpec`]): What it is.
         folds (`tuple[Fold, ...]`): Its folds.
         folder (`Path`): Its journal.
+        random_rows (`bool`, *optional*): Whether rows of the data set itself differ from reading to reading.
     """
 
     spec: StudySpec
     folds: tuple[Fold, ...]
     folder: Path
+    random_rows: bool = False
 
 
 def journal_folder(args: GreedySubTuningArguments) -> Path:
@@ -84,6 +87,7 @@ def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpe
         reduction=args.reduction,
         smallest_budget=args.smallest_budget,
         score_limit=args.best_score if args.pruner == "certain" else None,
+        budget=None if args.strategy == "exact" else args.search_budget,
     )
 
 
@@ -157,6 +161,7 @@ def prepare(recipe: Recipe) -> Prepared:
     check_labels(labels, recipe.model)
     folds = cut_folds(recipe, labels)
     check_steps(recipe, folds[0])
+    check_first_head(recipe)
     random_items = random_rows(recipe, folds[0])
     if random_items:
         logger.warning(
@@ -169,7 +174,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if (known := find_study(folder)) is not None and known.spec.fingerprint != spec.fingerprint:
         raise_mismatch(folder, known.spec, spec)
     check_scoring(recipe, folds[0])
-    return Prepared(spec, folds, folder)
+    return Prepared(spec, folds, folder, random_items)
 
 
 def raise_mismatch(folder: Path | str, old: StudySpec, new: StudySpec) -> None:

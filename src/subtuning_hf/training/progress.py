@@ -159,6 +159,12 @@ class StudyProgress:
         self.bar.set_description_str("final trainings", refresh=False)
         self._show()
 
+    def expect_proposal(self, name: str) -> None:
+        """Show that scores are being predicted."""
+        self.pending, self.tried, self.later = [], [], 0
+        self.bar.set_description_str(f"predicting ({name})", refresh=False)
+        self._show()
+
     def final_done(self) -> None:
         """A final training has finished."""
         self.bar.update(1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
@@ -21,6 +21,14 @@ from .data import view
 from .optimizer import HeadLearningRateMixin
 
 CallbackFactory = Callable[[], TrainerCallback]
+
+
+class Rows(Protocol):
+    """Where a training's data sets come from."""
+
+    def training_rows(self, rows: Sequence[int]) -> Any: ...
+    def inner_rows(self, rows: Sequence[int]) -> Any: ...
+    def validation_rows(self, rows: Sequence[int]) -> Any: ...
 
 
 @dataclass

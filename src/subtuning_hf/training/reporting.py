@@ -234,5 +234,8 @@ def _score_of_selection(state: SearchState) -> float | None:
     """Score of what is chosen so far; `None` before the first decision."""
     for round_ in reversed(state.rounds):
         if round_.decision is not None and round_.decision.winner is not None:
-            return score_of(round_.of(round_.decision.winner))
+            winner = round_.decision.winner
+            # After predictions a winner may have had a share of the training only, or none at all.
+            trained = round_.of(winner) or tuple(each for each in round_.evaluations if each.candidate == winner)
+            return score_of(trained) if trained else None
     return None

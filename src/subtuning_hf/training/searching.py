@@ -77,7 +77,9 @@ class SearchMixin(_Base):
                 return self._plan(prepared, asked, team)
             with self._study(prepared, team) as study:
                 state = study.run(asked)
-                self.result = SearchResult.from_state(study.spec, state, study.evaluations)
+                self.result = SearchResult.from_state(
+                    study.spec, state, study.evaluations, study.proposal_of(asked)
+                )
                 if study.reporter is not None:
                     study.reporter.ladder(self.result.to_rows())
         self._say(self.result.table())

@@ -18,12 +18,16 @@ from transformers.utils import logging
 from ..errors import ArgumentsError, JournalError, PeerFailedError, PeerLostError, SubTuningError
 from ..search.greedy import SearchState, replay, speculate
 from ..search.journal import Journal, find_study
+from ..search.proposals import ProposalRun, confirm
 from ..search.records import Candidate, Decision, Evaluation, FinalRun, SearchSpec, StudySpec, Unit
 from ..search.scores import table_of
+from .cache import FOLDER as CACHE
+from .cache import open_cache
 from .evaluator import Evaluator, cheap_collections, remove_stale_scratch
 from .heads import FILE_NAME, head_fingerprint, save_head, settle_head, share_head
 from .prepare import Prepared, raise_mismatch
 from .progress import StudyProgress
+from .proposing import propose
 from .recipe import Recipe
 from .team import Solo, Team, describe, revive
 
@@ -61,7 +65,10 @@ class Study:
         self.finals: list[FinalRun] = []
         self.decisions: list[Decision] = []
         self.searches: list[SearchSpec] = []
+        self.proposals: list[ProposalRun] = []
         self.journal: Journal | None = None
+        self.random_rows = prepared.random_rows
+        self._cache_asked = False
         self._shown = False
         self._recorded_head = ""
         self._failures: dict[str, BaseException] = {}
@@ -80,7 +87,10 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Let go of the journal and of what was cached."""
+        if self.evaluator.cache is not None:
+            self.evaluator.cache.close(remove=self.team.is_local_main)
+            self.evaluator.cache = None
         if self.journal is not None:
             self.journal.close()
             self.journal = None
@@ -94,6 +104,7 @@ class Study:
         if known is not None:
             self.evaluations, self.decisions = list(known.evaluations), list(known.decisions)
             self.searches, self.finals = list(known.searches), list(known.finals)
+            self.proposals = list(known.proposals)
             self._compare_environment(known.spec.environment)
             self._recorded_head = str(known.spec.environment.get("head", ""))
 
@@ -124,10 +135,13 @@ class Study:
             other = StudySpec.from_json(theirs)
             if other.fingerprint != self.spec.fingerprint:
                 raise_mismatch(f"process {rank}", other, self.spec)
-        shared = self.team.gather(([e.to_json() for e in self.evaluations], [f.to_json() for f in self.finals]))
-        self.evaluations = list(table_of(Evaluation.from_json(e) for known, _ in shared for e in known).values())
-        finals = {json.dumps(final): final for _, known in shared for final in known}
+        shared = self.team.gather([[record.to_json() for record in records] for records in
+                                   (self.evaluations, self.finals, self.proposals)])  # fmt: skip
+        self.evaluations = list(table_of(Evaluation.from_json(e) for known, *_ in shared for e in known).values())
+        finals = {json.dumps(final): final for _, known, _ in shared for final in known}
         self.finals = [FinalRun.from_json(final) for final in finals.values()]
+        # The first process made them all.
+        self.proposals = [ProposalRun.from_json(run) for *_, known in shared for run in known]
         if self.may_train:
             share_head(self.recipe.model, self.team, sender)
 
@@ -152,14 +166,40 @@ class Study:
 
         Returns: [`SearchState`], finished.
         """
-        state = replay(self.spec, search, self.evaluations)
+        if search.strategy != "exact" and self.proposal_of(search) is None:
+            self._begin(1)
+            self._propose(search)
+        state = self._replay(search)
         if state.finished:
             self._record(search, state)
             return state
         self._begin(len(state.pending), search, state)
         with self._working(search.max_blocks) as progress:
             self._work(search, state, progress)
-        return replay(self.spec, search, self.evaluations)
+        return self._replay(search)
+
+    def _replay(self, search: SearchSpec) -> SearchState:
+        run = self.proposal_of(search)
+        return replay(self.spec, search, self.evaluations) if run is None else confirm(run, self.evaluations)
+
+    def proposal_of(self, search: SearchSpec) -> ProposalRun | None:
+        """What was predicted for a search; `None` for an exact one, and before it was made."""
+        return next((run for run in self.proposals if run.search == search), None)
+
+    def _propose(self, search: SearchSpec) -> None:
+        """Predict in the first process; the others wait for it."""
+
+        def first() -> str | None:
+            if not self.team.is_main:
+                return None
+            run = propose(self.recipe, self.spec, self.folds, search, self.evaluator.cache)
+            self._append(run)
+            return json.dumps(run.to_json())
+
+        with self._working() as progress:
+            progress.expect_proposal(search.strategy)
+            text = self.team.gather(self.team.together(first))[0]
+        self.proposals.append(ProposalRun.from_json(json.loads(text)))
 
     @contextmanager
     def _working(self, max_blocks: int | None = 0) -> Iterator[StudyProgress]:
@@ -186,7 +226,7 @@ class Study:
             else:
                 self.team.wait()
             if new := self._hear(progress):
-                state = replay(self.spec, search, self.evaluations)
+                state = self._replay(search)
                 self._record(search, state)
                 self._report(new, state)
                 progress.show(state)
@@ -200,7 +240,7 @@ class Study:
 
     def _guess(self, search: SearchSpec, state: SearchState) -> Unit | None:
         """Something that may be needed soon."""
-        if self.team.size == 1:
+        if self.team.size == 1 or search.strategy != "exact":
             return None
         starting = all(part.rounds[-1].index == 0 for part in state.parts or (state,) if not part.finished)
         if not self.recipe.args.speculate and not starting:  # what follows a start is certain, and no guess
@@ -312,10 +352,18 @@ class Study:
                 self._record(search, state)
 
         self.team.together(first)
+        self.team.together(self._open_cache)
         self.team.begin()
         if not self._shown:
             self._shown = True  # a run that goes on where another stopped shows the points of both
             self._report(self.evaluations, None)
+
+    def _open_cache(self) -> None:
+        """Once all that can be refused was refused: read the rows and run the frozen blocks."""
+        if not self._cache_asked:
+            self._cache_asked = True
+            shared = self.folder.parent / CACHE / self.spec.fingerprint[:16] if self.team.size > 1 else None
+            self.evaluator.cache = open_cache(self.recipe, self.random_rows, shared)
 
     def _progress(self, max_blocks: int | None) -> StudyProgress:
         last_round = len(self.spec.blocks) if max_blocks is None else max_blocks

@@ -8,7 +8,7 @@ modules below it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -21,10 +21,12 @@ from transformers.trainer_utils import TrainOutput
 from ..search.result import SearchResult
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
+from .cache import Cache, open_training_cache
 from .checks import check_arguments, check_callables, check_model, check_steering, warn_of_overrides
 from .data import check_datasets, view
 from .evaluator import seed_all
-from .guard import Snapshot
+from .first_head import Head, check_first_head, fitted_head, put_head
+from .guard import Snapshot, unaltered
 from .optimizer import HeadLearningRateMixin
 from .preflight import check_world, check_writable
 from .prepare import Prepared
@@ -133,6 +135,7 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
         self._prepared: Prepared | None = None
         self._untouched: Snapshot | None = None
         self._team: Solo | Team | None = None
+        self._stored_rows: Any = None
         self._own_callbacks = [make_callback(make) for make in factories]
         with let_through(model):
             super().__init__(
@@ -170,12 +173,41 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
         else:
             chosen = list(self._chosen())
         with self._threads():
+            self._unwrap()
+            stored = open_training_cache(self._recipe, chosen)
+            head = self._first_head() if self.args.init_head == "fit" else None
             self._wrap(chosen)
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if head is not None:
+                put_head(self.model, head)  # type: ignore[arg-type]
+            with self._starting_late(stored, chosen):
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _first_head(self) -> Head:
+        """The head fitted to all training rows."""
+        check_first_head(self._recipe)
+        seed_all(self.args)
+        rows = self._recipe.training_rows(range(len(self._recipe.train_dataset)))
+        with unaltered(self.base_model):
+            return fitted_head(self._recipe, self.args, rows, lambda _: nullcontext())
+
+    @contextmanager
+    def _starting_late(self, stored: Cache | None, blocks: Sequence[str]) -> Iterator[None]:
+        """Let training rows start at the first tuned block, if what comes before it was stored."""
+        if stored is None:
+            yield
+            return
+        self._recipe.args = self.args
+        collator, cut = self.data_collator, stored.cut_of(blocks)
+        self._stored_rows = stored.at(cut).training_rows(range(len(self._recipe.train_dataset)))
+        try:
+            with stored.starting_at(self, cut):
+                yield
+        finally:
+            self._stored_rows, self.data_collator, self._signature_columns = None, collator, None
+            stored.close()
 
     def _wrap(self, blocks: list[str]) -> None:
-        """Put a new adapter into the base, and forget all that belonged to an earlier one."""
-        self._unwrap()
+        """Put a new adapter into the base, where there is none."""
         snapshot = Snapshot(self.base_model)
         seed_all(self.args)
         try:
@@ -213,7 +245,7 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
 
     # --- rows through their transforms ------------------------------------------------------
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        with self._shown("train_dataset", self._recipe.train_transform):
+        with self._shown("train_dataset", self._recipe.train_transform, self._stored_rows):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
@@ -227,14 +259,16 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
         return super().get_test_dataloader(view(test_dataset, None, self._recipe.eval_transform))
 
     @contextmanager
-    def _shown(self, name: str, transform: Callable | None) -> Iterator[None]:
-        """Let Trainer's own method, or a subclass's, find the data set through its transform."""
+    def _shown(self, name: str, transform: Callable | None, stored: Any = None) -> Iterator[None]:
+        """Let Trainer's own method, or a subclass's, find the data set through its transform, or as it was stored."""
         original = getattr(self, name)
-        if transform is None or original is None:
+        if stored is None and (transform is None or original is None):
             yield
             return
-        if isinstance(original, dict):
-            seen: Any = {key: view(value, None, transform) for key, value in original.items()}
+        if stored is not None:
+            seen: Any = stored
+        elif isinstance(original, dict):
+            seen = {key: view(value, None, transform) for key, value in original.items()}
         else:
             seen = view(original, None, transform)
         setattr(self, name, seen)

@@ -1,0 +1,119 @@
+"""
+A short profile: every block trained alone for a few steps, all of them side by side.
+
+The exact profile in small, on one fold. Three things make it cheap: all blocks share the frozen pass of each batch,
+small batches give many steps for few rows, and the heads are fitted afterwards to the features that training saw
+anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ArgumentsError
+from .base import Estimate, Prediction, Problem, Proposal
+from .chance import own_chance
+from .copies import Copies
+from .intact import intact
+from .judging import Judge, sample
+from .side_by_side import Selection, SideBySide
+
+# Steps that are asked for before larger batches are; batches are no smaller than these.
+_STEPS = 50
+_SMALLEST_BATCH = 8
+_FEWEST_STEPS = 3
+# Most of the budget that the validation rows may take.
+_VALIDATION_SHARE = 0.25
+
+
+class ShortProfileProposal(Proposal):
+    """
+    Trains each block for a short time and ranks them by their loss on the validation rows of the first fold.
+
+    A selection of several blocks is given the score of its best block. With both arguments false it is the plain short
+    profile: batches as in a full training, the head that was trained, and the problem's own score.
+
+    Args:
+        small_batches (`bool`, *optional*, defaults to `True`): Whether batches may be smaller than in a full training.
+        fitted_heads (`bool`, *optional*, defaults to `True`): Whether heads are fitted anew to the trained features.
+    """
+
+    name = "short-profile"
+    predicts_subsets = False
+
+    def __init__(self, small_batches: bool = True, fitted_heads: bool = True) -> None:
+        self.small_batches, self.fitted_heads = small_batches, fitted_heads
+
+    def fit(self, problem: Problem, budget: float) -> Prediction:
+        """
+        Train and score every block.
+
+        Args:
+            problem ([`Problem`]): The model as it was before when this returns.
+            budget (`float`): In full fine-tunes; nearly all of it is spent.
+
+        Returns: [`Prediction`]: answers without any further cost.
+        Raises: [`ArgumentsError`]: If the budget does not pay three steps for each block.
+        """
+        fold, selections = problem.folds[0], [(), *((name,) for name in problem.blocks)]
+        end = problem.meter.units + budget * problem.meter.fine_tune
+        with problem.meter.timed(), intact(problem.model, problem.seed), own_chance(problem.seed):
+            copies = Copies(problem.model, (*problem.blocks, *problem.head))
+            with copies.installed():
+                trained = SideBySide(problem, fold, copies, shared_head=False)
+                trained.look()
+                judge = Judge(trained, self.fitted_heads, ())
+                most = int(_VALIDATION_SHARE * budget * problem.meter.fine_tune / judge.units(selections))
+                judge.validation = sample(fold.validation, max(most, 1), problem.seed)
+                left = end - problem.meter.units - len(judge.validation) * judge.units(selections)
+                learning = [one for one in selections if one or problem.head]
+                size, steps = steps_for(trained, learning, left, self.small_batches)
+                trained.train([learning] * steps, size)
+                return ShortProfile(judge.from_seen(selections))
+
+
+@dataclass(frozen=True)
+class ShortProfile(Prediction):
+    """
+    Scores of single blocks.
+
+    Args:
+        scores (`Mapping[tuple[str, ...], float]`): Of the head alone and of each block.
+    """
+
+    scores: Mapping[Selection, float]
+
+    def __call__(self, blocks: Sequence[str]) -> Estimate:
+        return Estimate((max((self.scores[(name,)] for name in blocks), default=self.scores[()]),))
+
+
+def steps_for(
+    trained: SideBySide, selections: Sequence[Selection], units: float, small_batches: bool = True
+) -> tuple[int, int]:
+    """
+    How to spend what there is on training.
+
+    Args:
+        trained ([`SideBySide`]): What it costs.
+        selections (`Sequence[tuple[str, ...]]`): Each takes a step on each batch.
+        units (`float`): What may be spent, in forward passes of one row through the whole model.
+        small_batches (`bool`, *optional*, defaults to `True`): Whether batches may be smaller than in a full training.
+
+    Returns: `tuple[int, int]`: rows of a batch, and number of batches.
+    Raises: [`ArgumentsError`]: If that gives fewer than three.
+    """
+    problem, price = trained.problem, trained.units(selections)
+    rows = max(units, 0.0) / price
+    size = min(problem.batch_size, trained.rows)
+    if small_batches:
+        size = min(size, max(int(rows / _STEPS), _SMALLEST_BATCH))
+    steps = int(rows / size)
+    if steps < _FEWEST_STEPS:
+        missing = (_FEWEST_STEPS * size * price - units) / problem.meter.fine_tune
+        raise ArgumentsError(
+            f"The budget must pay at least {_FEWEST_STEPS} steps of {size} rows for {len(selections)} selections, but "
+            f"leaves room for {steps}: {missing:.2g} full fine-tunes more are needed. Raise it, name fewer `blocks` to "
+            "choose from, or use strategy='exact'."
+        )
+    return size, steps

@@ -1,0 +1,90 @@
+"""
+What a search that predicts found, as rows and as text: what was predicted, what was measured, and what it cost.
+
+Derived from records and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .proposals import ProposalRun
+from .records import Evaluation
+from .scores import score_of
+from .tables import count, decimal, seconds, text_table
+
+if TYPE_CHECKING:
+    from .result import SearchResult
+
+# Of the predictions that were not followed by a training, so many are shown.
+_MOST_SHOWN = 12
+
+
+def prediction_rows(run: ProposalRun, trained: Iterable[Evaluation]) -> list[dict[str, Any]]:
+    """
+    One row for each selection that was predicted.
+
+    Args:
+        run ([`ProposalRun`]): What was predicted.
+        trained (`Iterable[Evaluation]`): The trainings that followed.
+
+    Returns: `list[dict]`: best predicted first. `blocks`; `predicted` and `standard_error`, on the proposal's own
+        scale; `measured`, a score, and `trainable_parameters`, `num_evaluations` and `seconds` of the trainings, `None`
+        or 0 for selections that were not trained.
+    """
+    trained = tuple(trained)
+    rows = []
+    for each in run.predictions:
+        mine = [evaluation for evaluation in trained if evaluation.candidate == each.candidate]
+        rows.append(
+            {
+                "blocks": list(each.candidate.blocks),
+                "predicted": each.score,
+                "standard_error": each.standard_error,
+                "measured": score_of(mine) if mine else None,
+                "trainable_parameters": max((one.trainable_parameters for one in mine), default=None),
+                "num_evaluations": len(mine),
+                "seconds": sum(one.seconds for one in mine),
+            }
+        )
+    return rows
+
+
+def prediction_table(result: SearchResult) -> str:
+    """`str`: the same as text, with what came out."""
+    run = result.proposal
+    assert run is not None
+    sign = 1 if result.greater_is_better else -1
+    rows = prediction_rows(run, result.confirmations)
+    shown = [row for place, row in enumerate(rows) if row["num_evaluations"] or place < _MOST_SHOWN]
+    lines = [
+        text_table(
+            ["selection", "predicted", result.metric, "trainable", "trainings", "seconds"],
+            [
+                [
+                    " + ".join(row["blocks"]) or "head only",
+                    decimal(row["predicted"]),
+                    decimal(None if row["measured"] is None else sign * row["measured"]),
+                    "" if row["trainable_parameters"] is None else count(row["trainable_parameters"]),
+                    count(row["num_evaluations"]) if row["num_evaluations"] else "",
+                    seconds(row["seconds"]) if row["num_evaluations"] else "",
+                ]
+                for row in shown
+            ],
+            left=1,
+        )
+    ]
+    if len(shown) < len(rows):
+        lines.append(f"... and {len(rows) - len(shown)} more that were predicted to be worse.")
+    chosen = ", ".join(result.blocks) or "no block, the head alone"
+    trainings = f"{result.cost.num_evaluations} trainings"
+    if result.cost.num_evaluations and run.share < 1:
+        trainings += f" with {100 * run.share:.0f} % of the steps"
+    lines += [
+        f"\n{result.reason}",
+        f"Predicted in {seconds(run.seconds)} s, then {trainings} in {seconds(result.cost.seconds)} s; in arithmetic "
+        f"{run.planned:.2f} full fine-tunes, {run.fine_tunes:.2f} of them to predict.",
+        f"Chosen: {chosen}.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""
+Predictions for a search: what a proposal is given, and what becomes of what it says.
+
+Hands rows, collator and metric of the trainings to a proposal, runs the greedy search on its predictions, and plans
+which few selections are trained with what is left of the budget. Writes nothing and decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import EvalPrediction
+
+from ..blocks import find_head
+from ..proposal import make_proposal
+from ..proposal.base import Meter, Problem
+from ..search.folds import Fold
+from ..search.proposals import Predicted, ProposalRun, plan_confirmation, predict_ladder, shortlist_of
+from ..search.records import Candidate, SearchSpec, StudySpec
+from .arguments import GreedySubTuningArguments
+from .cache import Cache
+from .data import is_random, read_labels, view
+from .evaluator import find_metric, seed_all
+from .guard import unaltered
+from .recipe import Recipe
+from .rows import RowSource, RowStore
+
+# What predictions may take of the budget; the rest trains the best of them.
+PREDICTING = 0.5
+
+
+def propose(
+    recipe: Recipe, spec: StudySpec, folds: Sequence[Fold], search: SearchSpec, cache: Cache | None
+) -> ProposalRun:
+    """
+    Predict, and plan what is trained.
+
+    Args:
+        recipe ([`Recipe`]): The base model and its data.
+        spec ([`StudySpec`]), folds (`Sequence[Fold]`): The study.
+        search ([`SearchSpec`]): What is searched, with which proposal and budget.
+        cache ([`Cache`], *optional*): Where trainings will start.
+
+    Returns: [`ProposalRun`]
+    """
+    assert search.budget is not None
+    started = time.perf_counter()
+    with unaltered(recipe.model), _autocast(recipe.args):
+        seed_all(recipe.args)
+        problem = make_problem(recipe, spec, folds)
+        proposal = make_proposal(search.strategy)
+        prediction = proposal.fit(problem, PREDICTING * search.budget)
+
+        def predict(candidate: Candidate) -> Predicted:
+            estimate = prediction(candidate.blocks)
+            return Predicted(candidate, estimate.fold_scores, estimate.standard_error)
+
+        state, predictions = predict_ladder(spec, search, predict)
+    spent = problem.meter.spent
+    shortlist = shortlist_of(spec, search, state, predictions, proposal.predicts_subsets)
+    order = [block.name for block in spec.blocks]
+    prices = [_price(problem, folds[-1], one, order, cache) for one in shortlist]
+    count, share, num_folds = plan_confirmation(prices, search.budget - spent, len(folds))
+    # The fold that predictions were made on comes last.
+    trained = [*range(1, len(folds)), 0][:num_folds]
+    return ProposalRun(
+        search=search,
+        predictions=predictions,
+        shortlist=tuple(shortlist[:count]),
+        folds=tuple(trained),
+        share=share,
+        fine_tunes=spent,
+        planned=spent + share * num_folds * sum(prices[:count]),
+        seconds=time.perf_counter() - started,
+        info={"started": time.time() - (time.perf_counter() - started)},
+    )
+
+
+def _price(problem: Problem, fold: Fold, candidate: Candidate, order: Sequence[str], cache: Cache | None) -> float:
+    """A full training and scoring of a selection on one fold, in full fine-tunes."""
+    first = min((order.index(name) for name in candidate.blocks if name in problem.blocks), default=len(order))
+    start = 0 if cache is None else cache.cut_of(candidate.blocks)
+    meter = Meter(problem.meter.shares, problem.meter.fine_tune)
+    meter.train(round(len(fold.train) * problem.epochs), first=min(first, len(order)), start=start)
+    meter.forward(len(fold.validation), first=start)
+    return meter.spent
+
+
+def _autocast(args: GreedySubTuningArguments) -> AbstractContextManager[Any]:
+    return torch.autocast(args.device.type, dtype=torch.bfloat16) if args.bf16 else nullcontext()
+
+
+# --- what a proposal is given ----------------------------------------------------------------
+def make_problem(recipe: Recipe, spec: StudySpec, folds: Sequence[Fold]) -> Problem:
+    """
+    What a proposal may look at.
+
+    Rows of a `validation_dataset` are numbered behind the training rows.
+
+    Args:
+        recipe ([`Recipe`]): The base model, without adapters, and its data.
+        spec ([`StudySpec`]), folds (`Sequence[Fold]`): The study.
+
+    Returns: [`Problem`]
+    """
+    args, model = recipe.args, recipe.model
+    batches, rows = _Batches(recipe), len(recipe.train_dataset)
+    labels = read_labels(recipe.train_dataset, args.label_column)
+    if recipe.validation_dataset is not None:
+        folds = [Fold(f.index, f.train, tuple(rows + row for row in f.validation)) for f in folds]
+        more = read_labels(recipe.validation_dataset, args.label_column)
+        labels = None if labels is None or more is None else [*labels, *more]
+    size = args.train_batch_size * args.gradient_accumulation_steps
+    steps_per_epoch = -(-rows // size)
+    epochs = args.max_steps / steps_per_epoch if args.max_steps > 0 else float(args.num_train_epochs)
+    steps = max(round(epochs * steps_per_epoch), 1)
+    names = tuple(block.name for block in spec.blocks)
+    shares = forward_shares(model, names, batches.evaluate(range(min(2, rows))))
+    return Problem(
+        model=model,
+        blocks=names,
+        head=tuple(find_head(model)),
+        folds=tuple(folds),
+        labels=labels,
+        train_batch=batches.train,
+        eval_batch=batches.evaluate,
+        score=_score_of(recipe),
+        epochs=epochs,
+        batch_size=size,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        meter=Meter(shares, 3.0 * rows * epochs),
+        head_learning_rate=args.head_learning_rate,
+        warmup=min(args.get_warmup_steps(steps) / steps, 1.0),
+        eval_batch_size=args.per_device_eval_batch_size,
+        seed=args.seed,
+    )
+
+
+class _Batches:
+    """Rows as the model takes them, each read once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        args, rows = recipe.args, recipe.train_dataset
+        transform = recipe.train_transform
+        drawn = transform is not None and is_random(view(rows, None, transform))
+        sources = [RowSource(rows, transform, seed=args.seed, seeded=drawn)]
+        if drawn or recipe.eval_transform is not transform:
+            sources.append(RowSource(rows, recipe.eval_transform, first=len(rows)))
+        plain = sources[-1]
+        if recipe.validation_dataset is not None:
+            first = sources[-1].numbers.stop
+            sources.append(RowSource(recipe.validation_dataset, recipe.eval_transform, first=first))
+        self.count, self.training, self.plain, self.scored = len(rows), sources[0], plain, sources[-1]
+        self.rows = RowStore(sources, int(args.prefix_cache_gb * 1e9))
+        trainer = recipe.trainer(recipe.model, args.for_candidate(str(args.folder), False), None)
+        self.prepare = trainer._prepare_inputs
+        self.collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+
+    def train(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Training rows through the training transform."""
+        return self._batch([self.training.number(row) for row in rows])
+
+    def evaluate(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Rows through the evaluation transform."""
+        return self._batch(
+            [self.plain.number(row) if row < self.count else self.scored.number(row - self.count) for row in rows]
+        )
+
+    def _batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        rows = [dict(row) for row in self.rows.read(numbers)]
+        return dict(self.prepare(dict(self.collate(rows))))  # type: ignore[operator]
+
+
+def _score_of(recipe: Recipe) -> Any:
+    """Logits, labels and mean loss to the score that is maximised."""
+    metric, args = recipe.trainer_kwargs.get("compute_metrics"), recipe.args
+    preprocess = recipe.trainer_kwargs.get("preprocess_logits_for_metrics")
+
+    def score(logits: Any, labels: Any, loss: float) -> float:
+        metrics = {"eval_loss": loss}
+        if metric is not None:
+            if preprocess is not None:
+                logits = np.asarray(preprocess(torch.as_tensor(logits), torch.as_tensor(labels)))
+            found = metric(EvalPrediction(predictions=logits, label_ids=labels))
+            metrics |= {name if name.startswith("eval_") else f"eval_{name}": value for name, value in found.items()}
+        value = find_metric(metrics, args)
+        return value if args.score_greater_is_better else -value
+
+    return score
+
+
+def forward_shares(model: torch.nn.Module, blocks: Sequence[str], batch: dict[str, Any]) -> tuple[float, ...]:
+    """
+    Each block's share of the arithmetic of a forward pass.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+        blocks (`Sequence[str]`): Their names.
+        batch (`dict[str, Any]`): Some rows.
+
+    Returns: `tuple[float, ...]`
+    """
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(**batch)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    whole, top = max(counts.get("Global", 0), 1), type(model).__name__
+    return tuple(counts.get(f"{top}.{block}", 0) / whole for block in blocks)
