@@ -27,22 +27,20 @@ from typing import Any
 import torch
 import transformers
 from peft import get_peft_model
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from subtuning_hf import SubTuningConfig
+from subtuning_hf import SubTuningConfig, find_blocks
 from subtuning_hf.compare import Task
 from subtuning_hf.compare.harness import QUIET
 from subtuning_hf.search.folds import make_folds
 from subtuning_hf.search.greedy import replay
 from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, SearchSpec, StudySpec
+from subtuning_hf.training.proposing import forward_shares
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "proxies"))
-from problems import forward_shares
 from settings import NUM_FOLDS, SETTINGS, Setting, load
 from truth import make_trainer
-
-from subtuning_hf.blocks import find_blocks
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "search, no cache": {"prefix_cache": False},
@@ -90,6 +88,7 @@ def train_and_score(
             data_collator=task.data_collator,
             compute_metrics=task.compute_metrics,
         )
+        trainer.remove_callback(PrinterCallback)
         set_seed(seed)
         trainer.train()
         return float(trainer.evaluate(validation)["eval_accuracy"])  # type: ignore[arg-type]
@@ -113,9 +112,10 @@ def work_of(shares: Sequence[float], first: int, start: int, rows: int, scored: 
     return epochs * rows * (forward + backward) + scored * forward
 
 
-def bound_of(evaluations: Sequence[Evaluation], shares: Sequence[float], setting: Setting) -> float:
-    """The arithmetic of the loop over that of a search that computes nothing frozen twice."""
-    order = [block.name for block in find_blocks(load_model.model)]
+def bound_of(
+    evaluations: Sequence[Evaluation], order: Sequence[str], shares: Sequence[float], setting: Setting
+) -> float:
+    """The arithmetic of the loop over that of a search that computes nothing frozen twice; `order` names the blocks."""
     plain = cached = 0.0
     for evaluation in evaluations:
         first = min((order.index(name) for name in evaluation.candidate.blocks), default=len(order))
@@ -126,17 +126,10 @@ def bound_of(evaluations: Sequence[Evaluation], shares: Sequence[float], setting
     return plain / (cached + setting.rows)
 
 
-class load_model:
-    """The model that names the blocks; set by `main`."""
-
-    model: Any = None
-
-
 # --- measuring -------------------------------------------------------------------------------
 def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """Every variant in every repeat, one after the other."""
     task = load(setting, options.bench, options.seed)
-    load_model.model = task.model
     runs: dict[str, Callable[[Path], Any]] = {
         "loop": lambda folder: plain_loop(task, setting, options.seed, options.max_blocks)
     }
@@ -171,12 +164,9 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     assert task.train_transform is not None and task.data_collator is not None
     rows = task.train_transform(task.train[:8])
     batch = task.data_collator([{key: column[i] for key, column in rows.items()} for i in range(8)])
-    return {
-        "seconds": seconds,
-        "chosen": chosen,
-        "trainings": trainings,
-        "bound": bound_of(used, forward_shares(task.model, [b.name for b in find_blocks(task.model)], batch), setting),
-    }
+    names = [block.name for block in find_blocks(task.model)]
+    bound = bound_of(used, names, forward_shares(task.model, names, batch), setting)
+    return {"seconds": seconds, "chosen": chosen, "trainings": trainings, "bound": bound}
 
 
 def report(found: dict[str, Any], title: str) -> str:

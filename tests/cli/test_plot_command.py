@@ -13,7 +13,8 @@ from plots.studies import NAMES, study_of
 from subtuning_hf.cli import plot
 from subtuning_hf.errors import ArgumentsError, JournalError, MissingDependencyError
 from subtuning_hf.search.journal import Journal, read_study
-from subtuning_hf.search.records import Candidate, SearchSpec
+from subtuning_hf.search.proposals import Predicted, ProposalRun
+from subtuning_hf.search.records import Candidate, Evaluation, SearchSpec
 from subtuning_hf.search.space import HEAD_ONLY, pairs, windows
 
 FORWARD = SearchSpec(max_blocks=2)
@@ -155,6 +156,56 @@ def test_of_several_searches_the_one_that_went_furthest(tmp_path):
     write(tmp_path / "journal", study_of(NAMES, WORTH, [FORWARD, first], folds=2))
     results = plot.Material(read_study(tmp_path / "journal")).results
     assert list(results) == ["forward"] and len(results["forward"].blocks) == 2
+
+
+# --- searches that predict -------------------------------------------------------------------
+def predicting(folder, trained, count=2, folds=(0, 1), share=1.0):
+    """A study whose only search predicts; of its trainings so many are done."""
+    study = study_of(NAMES, WORTH, [], folds=2)
+    shortlist = tuple(Candidate((name,)) for name in (NAMES[3], NAMES[0])[:count])
+    spec = SearchSpec(strategy="kernel", budget=1.0)
+    predictions = tuple(Predicted(candidate, (0.5,)) for candidate in shortlist)
+    run = ProposalRun(spec, predictions, shortlist, folds, share, 0.5, 0.75, 2.0)
+    with Journal.open(folder / "journal", study.spec) as journal:
+        journal.append(run)
+        journal.append(spec)
+        for place, unit in enumerate(run.units[:trained]):
+            info = {"started": 1.0 + place}
+            journal.append(
+                Evaluation(unit.candidate, unit.fold, 0.5, 10, seconds=0.1, budget=share, info=info)
+            )
+    return folder
+
+
+def test_a_search_that_predicts_is_drawn_without_a_ladder(tmp_path, capsys, monkeypatch):
+    (seen,) = called(monkeypatch, "plot_profile", predicting(tmp_path, trained=4))
+    assert seen["selection"] == (NAMES[3],) and not seen["ordered"]
+    assert draw(tmp_path) == 0
+    assert drawn(tmp_path) == ["pareto.png", "profile.png", "timeline.png"]
+    assert "ladder: a search by kernel predicts, and climbs no ladder" in capsys.readouterr().out
+
+
+def test_an_unfinished_search_that_predicts_says_how_to_go_on(tmp_path, capsys):
+    assert draw(predicting(tmp_path, trained=1, share=0.5)) == 0
+    assert drawn(tmp_path) == ["timeline.png"]
+    said = capsys.readouterr().out
+    assert "ladder: no search is finished: at least 3 trainings are missing" in said
+
+
+def test_a_search_that_trained_nothing_says_so(tmp_path, capsys):
+    with pytest.raises(ArgumentsError, match="holds nothing of what was to be drawn"):
+        draw(predicting(tmp_path, trained=0, count=1, folds=()))
+    said = capsys.readouterr().out
+    assert "timeline: the search predicted and trained nothing" in said and "args.search_budget" in said
+    assert all(f"{what}: " in said for what in plot.WHAT) and not drawn(tmp_path)
+
+
+def test_an_exact_search_beside_it_comes_first(tmp_path):
+    write(tmp_path / "journal", study_of(NAMES, WORTH, [FORWARD], folds=2))
+    predicting(tmp_path, trained=4)
+    material = plot.Material(read_study(tmp_path / "journal"))
+    assert list(material.results) == ["forward", "kernel"] and material.chosen is material.results["forward"]
+    assert draw(tmp_path, "--what", "ladder") == 0 and drawn(tmp_path) == ["ladder.png"]
 
 
 def called(monkeypatch, name, folder=None):

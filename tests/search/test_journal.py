@@ -82,7 +82,7 @@ def test_every_line_is_json_and_the_first_is_the_header(tmp_path):
     lines = [json.loads(line) for line in data.decode("ascii").splitlines()]
     assert data.endswith(b"\n") and data.count(b"\n") == len(lines) == 4
     assert [line["type"] for line in lines] == ["study", "search", "evaluation", "decision"]
-    assert lines[0]["format"] == 2 and lines[0]["settings"] == {"learning_rate": 0.1}
+    assert lines[0]["format"] == 3 and lines[0]["settings"] == {"learning_rate": 0.1}
     assert lines[2]["candidate"] == {"blocks": []} and lines[2]["score"] == 0.25
 
 

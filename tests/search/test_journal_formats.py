@@ -11,6 +11,7 @@ from subtuning_hf.search.greedy import replay
 from subtuning_hf.search.journal import Journal, read_study
 from subtuning_hf.search.lines import FORMAT
 from subtuning_hf.search.profile import profile_of
+from subtuning_hf.search.proposals import confirm
 from subtuning_hf.search.records import Candidate, SearchSpec
 from subtuning_hf.search.result import SearchResult
 
@@ -72,6 +73,7 @@ def test_format_2_holds_every_kind_of_search_and_final_runs():
     assert [decision.direction for decision in study.decisions] == ["forward"] * 7 + ["backward"] * 3 + ["list"] * 2
     assert [(run.seed, run.metrics["eval_accuracy"]) for run in study.finals] == [(42, 42 / 64), (43, 43 / 64)]
     assert study.finals[0].info["rows"] == "7e57" and study.finals[0].candidate == study.searches[2].candidates[0]
+    assert study.proposals == ()
     for search in study.searches:
         state = replay(study.spec, search, study.evaluations)
         assert state.finished and state.selection.blocks == ("encoder.layer.0", "encoder.layer.2")
@@ -83,16 +85,39 @@ def test_format_2_holds_every_kind_of_search_and_final_runs():
     ]
 
 
+def test_format_3_holds_searches_that_predict():
+    older, study = read_study(ASSETS / "journal_format2"), read_study(ASSETS / "journal_format3")
+    assert study.searches[:3] == older.searches and study.finals == older.finals
+    assert study.searches[3:] == tuple(run.search for run in study.proposals)
+    short, one = study.proposals
+    assert (short.search.strategy, short.search.budget) == ("kernel", 1.0)
+    assert (short.folds, short.share, short.fine_tunes, short.planned, short.seconds) == ((1,), 0.375, 0.5, 0.9375, 2.5)
+    assert short.info == {"started": 1700000000.5} and one.info == {}
+    assert [each.scores for each in short.predictions] == [(0.75, 0.5), (0.5, 0.625), (0.25, 0.375), (-0.125, 0.0)]
+    assert {each.standard_error for each in short.predictions} == {0.0625}
+    assert (one.search.strategy, one.search.direction, one.folds, one.share) == ("one-shot", "backward", (), 1.0)
+    # The newer search read none of the older trainings: it trained for a share of the steps.
+    new = [each for each in study.evaluations if each.budget == 0.375]
+    assert [each.unit for each in new] == list(short.units) and len(study.evaluations) == len(older.evaluations) + 2
+    for run, made in zip(study.proposals, study.decisions[-2:], strict=True):
+        state = confirm(run, study.evaluations)
+        assert state.finished and state.selection.blocks == ("encoder.layer.0", "encoder.layer.2")
+        assert state.rounds[0].decision.winner == made.winner
+        result = SearchResult.from_state(study.spec, state, study.evaluations, run)
+        assert result.cost.num_evaluations == len(run.units) and "encoder.layer.2" in result.table()
+
+
 def test_a_file_of_format_1_takes_what_came_later_and_keeps_its_header(tmp_path):
     copy = tmp_path / "journal"
     shutil.copytree(ASSETS / "journal_format1", copy)
-    newer = read_study(ASSETS / "journal_format2")
-    entries = [*newer.searches, *newer.finals, *newer.evaluations[-2:]]
+    newer = read_study(ASSETS / "journal_format3")
+    entries = [*newer.searches, *newer.finals, *newer.proposals, *newer.evaluations[-2:]]
     with Journal.open(copy, newer.spec) as journal:
         for entry in entries:
             journal.append(entry)
     study = read_study(copy)
     assert study.finals == newer.finals and study.searches[1:] == newer.searches
+    assert study.proposals == newer.proposals
     assert b'"format":1,' in (copy / "rank-0000.jsonl").read_bytes().split(b"\n")[0]
 
 

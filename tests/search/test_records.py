@@ -83,6 +83,8 @@ LATER = {
         "confidence": 0.95,
         "reduction": 3,
         "smallest_budget": 1 / 9,
+        "score_limit": None,
+        "budget": None,
     },
     Decision: {"direction": "forward"},
     Round: {"pruned": (), "direction": "forward"},
@@ -244,7 +246,14 @@ def test_candidates_name_each_block_once():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"strategy": "cheap"}, "strategy must be one of 'exact', found 'cheap'"),
+        (
+            {"strategy": "cheap"},
+            "must be one of 'exact', 'short-profile', 'one-shot', 'swap', 'kernel', 'statistics', found 'cheap'",
+        ),
+        ({"strategy": "kernel"}, "budget is for strategies that predict, and needed there; found None .* 'kernel'"),
+        ({"budget": 1.0}, "budget is for strategies that predict.*found 1.0 with strategy 'exact'"),
+        ({"strategy": "swap", "budget": -0.5}, "SearchSpec.budget must be a finite number of 0 or more"),
+        ({"strategy": "swap", "budget": "1"}, "SearchSpec.budget must be a number"),
         ({"direction": "sideways"}, "direction must be one of 'forward', 'backward', 'best', 'list', found 'sideways'"),
         ({"pruner": "asha"}, "pruner must be one of 'none', 'race', 'halving', 'certain', found 'asha'"),
         ({"direction": "list"}, "found 0 candidates with direction 'list'"),

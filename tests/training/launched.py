@@ -59,6 +59,11 @@ def search(folder: Path) -> None:
     make_trainer(folder, args=ARGS).search()
 
 
+def predicting(folder: Path) -> None:
+    """A search that predicts, and trains a few of what it predicted best."""
+    make_trainer(folder, args={**ARGS, "strategy": "kernel", "search_budget": 4.0, "num_train_epochs": 4}).search()
+
+
 def on_gpu(folder: Path) -> None:
     """A search on this process' GPU, and the distributed training of its winner."""
     trainer = make_trainer(folder, args={**ARGS, "use_cpu": False})
@@ -136,5 +141,5 @@ def other_data(folder: Path) -> None:
 if __name__ == "__main__":
     where = Path(sys.argv[2])
     where.parent.mkdir(parents=True, exist_ok=True)
-    scenarios = (everything, search, on_gpu, again, two_heads, killed_once, failing, other_data)
+    scenarios = (everything, search, predicting, on_gpu, again, two_heads, killed_once, failing, other_data)
     {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](where)

@@ -77,3 +77,15 @@ def test_plans_of_other_searches_and_of_profiles(tmp_path):
     raced = plan(pruner="race").search()
     assert "Without what the pruner 'race' saves" in str(raced)
     assert files_under(tmp_path) == []
+
+
+def test_a_search_that_predicts_is_planned_by_its_budget(tmp_path):
+    plans = {}
+    for budget in (0.5, 2.0):
+        args = {"strategy": "short-profile", "search_budget": budget, "dry_run": True}
+        plans[budget] = make_trainer(tmp_path, args=args).search()
+    whole = {budget: plan.seconds["all blocks, all training rows"] for budget, plan in plans.items()}
+    for budget, plan in plans.items():
+        assert plan.at_most_seconds == pytest.approx(budget * whole[budget])
+        assert "predict (short-profile)" in str(plan) and plan.evaluations <= 3
+    assert not (tmp_path / "journal").exists()

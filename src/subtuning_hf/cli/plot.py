@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentsError, JournalError, MissingDependencyError
+from ..search.records import STRATEGIES
 
 if TYPE_CHECKING:
     from ..plots import Reference
+    from ..search.greedy import SearchState
     from ..search.journal import Study
     from ..search.profile import Profile
-    from ..search.records import Candidate
+    from ..search.proposals import ProposalRun
+    from ..search.records import Candidate, SearchSpec
     from ..search.result import SearchResult
 
 DESCRIPTION = """\
@@ -128,35 +131,47 @@ class Material:
         return profile_of(self.study.spec, self.study.evaluations, candidates)
 
     @cached_property
-    def results(self) -> dict[str, SearchResult]:
-        """The finished searches by direction; of several the one that went furthest, then the last."""
+    def states(self) -> list[tuple[SearchSpec, ProposalRun | None, SearchState]]:
+        """Every search with what was predicted for it, and where it stands; without those that still predict."""
         from ..search.greedy import replay
+        from ..search.proposals import confirm
+
+        spec, known = self.study.spec, self.study.evaluations
+        runs = {run.search: run for run in reversed(self.study.proposals)}  # of two of one search the first counts
+        exact = [search for search in self.study.searches if search.strategy == "exact"]
+        found: list[tuple[SearchSpec, ProposalRun | None, SearchState]] = [
+            (search, None, replay(spec, search, known)) for search in exact
+        ]
+        return found + [(run.search, run, confirm(run, known)) for run in runs.values()]
+
+    @cached_property
+    def results(self) -> dict[str, SearchResult]:
+        """
+        The finished searches by direction; of several the one that went furthest, then the last. Those that predict by
+        their strategy.
+        """
         from ..search.result import SearchResult
 
         found: dict[str, SearchResult] = {}
-        for search in self.study.searches:
-            state = replay(self.study.spec, search, self.study.evaluations)
+        for search, run, state in self.states:
             if state.finished:
-                result = SearchResult.from_state(self.study.spec, state, self.study.evaluations)
-                before = found.get(search.direction)
+                name = search.direction if run is None else search.strategy
+                result = SearchResult.from_state(self.study.spec, state, self.study.evaluations, run)
+                before = found.get(name)
                 if before is None or len(result.rounds) >= len(before.rounds):
-                    found[search.direction] = result
+                    found[name] = result
         return found
 
     @cached_property
     def unfinished(self) -> int:
         """Trainings that the searches under way lack for their next decisions."""
-        from ..search.greedy import replay
-
-        states = [replay(self.study.spec, search, self.study.evaluations) for search in self.study.searches]
-        return sum(len(state.pending) for state in states)
+        return sum(len(state.pending) for *_, state in self.states)
 
     @cached_property
     def chosen(self) -> SearchResult | None:
         """The search whose blocks are marked."""
-        return next(
-            (self.results[name] for name in ("best", "forward", "backward", "list") if name in self.results), None
-        )
+        names = ("best", "forward", "backward", "list", *STRATEGIES)
+        return next((self.results[name] for name in names if name in self.results), None)
 
     @cached_property
     def full(self) -> Reference | None:
@@ -179,7 +194,7 @@ def _profile(material: Material, asked: bool) -> Iterator[Drawing]:
         raise Lacking("no block alone was trained on all folds. Make it: subtuning profile --config RECIPE")
     known, result = {row.label for row in profile.rows}, material.chosen
     marks = tuple(name for name in result.blocks if name in known) if result is not None else ()
-    ordered = result is not None and result.rounds[0].direction == "forward"
+    ordered = result is not None and result.proposal is None and result.rounds[0].direction == "forward"
     full = material.full if len(material.blocks) > 1 else None
     yield "profile", partial(plot_profile, profile, selection=marks, full_finetuning=full, ordered=ordered)
     for size in range(2, len(material.blocks)):
@@ -193,7 +208,7 @@ def _profile(material: Material, asked: bool) -> Iterator[Drawing]:
 def _ladder(material: Material, asked: bool) -> Iterator[Drawing]:
     from ..plots import plot_ladder
 
-    ladders = dict(material.results)
+    ladders = {name: result for name, result in material.results.items() if result.proposal is None}
     best = ladders.pop("best", None)
     if best is not None:
         for rounds in best.parts:
@@ -205,6 +220,11 @@ def _ladder(material: Material, asked: bool) -> Iterator[Drawing]:
             raise Lacking(
                 f"no search is finished: at least {material.unfinished} trainings are missing. Go on with it: "
                 "subtuning search --config RECIPE"
+            )
+        if material.results:
+            raise Lacking(
+                f"a search by {' or '.join(material.results)} predicts, and climbs no ladder. Climb one: "
+                "subtuning search --config RECIPE strategy=exact"
             )
         raise Lacking("no search was begun. Make it: subtuning search --config RECIPE")
     for direction, result in ladders.items():
@@ -243,6 +263,8 @@ def _timeline(material: Material, asked: bool) -> Iterator[Drawing]:
     from ..plots import plot_timeline
 
     if not material.study.evaluations:
+        if material.results:
+            raise Lacking("the search predicted and trained nothing. Give it a larger budget: args.search_budget")
         raise Lacking("no training is finished. Go on with it: subtuning search --config RECIPE")
     yield "timeline", partial(plot_timeline, material.study)
 

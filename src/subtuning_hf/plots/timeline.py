@@ -71,7 +71,7 @@ def plot_timeline(study: Study, *, title: str = "Timeline of the search", theme:
     return finish(figure, axes, colours, title, _subtitle(bars, lanes, breaks, guessed))
 
 
-UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"), (0.0, "seconds"))
+UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
 def bars_of(study: Study) -> tuple[list[Bar], int]:

@@ -103,7 +103,8 @@ class Trunk:
         Raises: [`PrefixCacheError`]: If the model cannot be started at a block at all.
         """
         learned = self.learned
-        sizes = tuple(learned.row_bytes(cut) for cut in range(len(self.blocks) + 1))
+        # The latest first: what it takes to learn of one length then serves all cuts before it.
+        sizes = tuple(learned.row_bytes(cut) for cut in reversed(range(len(self.blocks) + 1)))[::-1]
         return TrunkCosts(learned.anatomy.shares, sizes)
 
     def cut_of(self, names: Sequence[str]) -> int:

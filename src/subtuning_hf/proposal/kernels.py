@@ -25,14 +25,13 @@ from .base import Batch, Estimate, Prediction, Problem, Proposal
 from .copies import call, logits_of
 from .intact import Rows, intact, labels_at, looked_at
 from .ridge import fold_predictions
-from .scoring import fitted, score_of
+from .scoring import score_of
 from .sketch import Sketch
 from .statistics import Settled
 
 # Weight of the blocks' kernels beside the head's, each of mean diagonal 1; chosen with the ridge.
 SHARES: tuple[float, ...] = (0.1, 0.5, 0.9, 0.99)
 MEASURES = ("explained", "score")
-OUTPUTS = ("random", "fitted")
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,10 @@ class KernelProposal(Proposal):
     costs more than the budget, and then fewer rows. Memory: one matrix of `rows x max(rows, width)` numbers per block.
 
     Args:
-        directions (`int`, *optional*, defaults to 4): Number of outputs whose gradients are taken.
-        outputs (`str`, *optional*, defaults to `"random"`):
-            - `"random"`: random combinations of what goes into the head. No label touches the kernels;
-            - `"fitted"`: random combinations of the outputs of a head fitted to all rows looked at, or all of them if
-              they are fewer. Not for choosing: through that head the kernels have seen the labels of validation rows,
-              and where the head can learn its rows by heart the order of blocks is the same for shuffled labels.
+        directions (`int`, *optional*, defaults to 4):
+            Number of random combinations of what goes into the head whose gradients are taken. Outputs of a head that
+            was fitted to all rows would show the kernels the labels of validation rows: where such a head learns its
+            rows by heart, the order of blocks that comes out is the same for shuffled labels.
         side (`int`, *optional*, defaults to 32): Dimensions that a layer's inputs, and its output gradients, keep.
         width (`int`, *optional*, defaults to 4096): Length of the sketched gradient of a row and block.
         statistics (`bool`, *optional*, defaults to `True`): Estimate running statistics anew.
@@ -96,7 +93,6 @@ class KernelProposal(Proposal):
     def __init__(
         self,
         directions: int = 4,
-        outputs: str = "random",
         side: int = 32,
         width: int = 4096,
         statistics: bool = True,
@@ -105,9 +101,7 @@ class KernelProposal(Proposal):
     ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"`measure` must be one of {MEASURES}, found {measure!r}.")
-        if outputs not in OUTPUTS:
-            raise ValueError(f"`outputs` must be one of {OUTPUTS}, found {outputs!r}.")
-        self.directions, self.outputs, self.side, self.width = directions, outputs, side, width
+        self.directions, self.side, self.width = directions, side, width
         self.statistics, self.measure, self.max_rows = statistics, measure, max_rows
 
     def fit(self, problem: Problem, budget: float) -> Prediction:
@@ -203,15 +197,8 @@ class _Look:
         if features is None:
             return torch.ones(1, 1)
         random = torch.Generator().manual_seed(self.problem.seed)
-        if self.asked.outputs == "random":
-            drawn = torch.randn(self.directions, features.shape[1], generator=random)
-            return drawn.to(features) / _spread(features)
-        assert self.labels is not None
-        weight, _ = fitted(features, self.labels.to(features.device), self.outputs)
-        if len(weight) > self.directions:
-            drawn = torch.randn(len(weight), self.directions, generator=random)
-            weight = torch.linalg.qr(drawn)[0].T.to(weight) @ weight
-        return weight
+        drawn = torch.randn(self.directions, features.shape[1], generator=random)
+        return drawn.to(features) / _spread(features)
 
     def _answer(self, batch: Batch, vectors: bool) -> Tensor:
         """What gradients are taken of: what goes into the head, or the summed loss of the rows."""

@@ -76,15 +76,19 @@ def prediction_table(result: SearchResult) -> str:
         )
     ]
     if len(shown) < len(rows):
-        lines.append(f"... and {len(rows) - len(shown)} more that were predicted to be worse.")
+        lines.append(f"... and {len(rows) - len(shown)} more, predicted to be no better and not trained.")
     chosen = ", ".join(result.blocks) or "no block, the head alone"
-    trainings = f"{result.cost.num_evaluations} trainings"
-    if result.cost.num_evaluations and run.share < 1:
-        trainings += f" with {100 * run.share:.0f} % of the steps"
     lines += [
         f"\n{result.reason}",
-        f"Predicted in {seconds(run.seconds)} s, then {trainings} in {seconds(result.cost.seconds)} s; in arithmetic "
-        f"{run.planned:.2f} full fine-tunes, {run.fine_tunes:.2f} of them to predict.",
+        f"Predicted in {seconds(run.seconds)} s, then {_trainings(result, run)}; in arithmetic {run.planned:.2f} full "
+        f"fine-tunes, {run.fine_tunes:.2f} of them to predict. Predictions have a scale of their own.",
         f"Chosen: {chosen}.",
     ]
     return "\n".join(lines)
+
+
+def _trainings(result: SearchResult, run: ProposalRun) -> str:
+    if not result.cost.num_evaluations:
+        return "no training"
+    length = f" with {100 * run.share:.0f} % of the steps" if run.share < 1 else ""
+    return f"{result.cost.num_evaluations} trainings{length} in {seconds(result.cost.seconds)} s"

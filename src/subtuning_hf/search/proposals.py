@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..errors import ArgumentsError, NonFiniteScoreError
 from . import checks
+from .directions import Forward
 from .greedy import SearchState, replay
 from .records import Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec, Unit
-from .scores import paired_gain, score_of, table_of
-from .space import in_forward_order
+from .scores import best_of, paired_gain, score_of, table_of
 
 # Most selections that are trained, and the least share of a full training that tells them apart.
 MOST_CONFIRMED = 3
@@ -33,6 +34,10 @@ class Predicted:
         candidate ([`Candidate`]): The selection.
         scores (`tuple[float, ...]`): For each fold that was looked at, maximised; not on the scale of true scores.
         standard_error (`float`, *optional*, defaults to 0.0): Of their mean, as far as it is known.
+
+    Raises:
+        [`NonFiniteScoreError`]: If a score is NaN or infinite.
+        [`ArgumentsError`]: If a value is of another type or out of range, or there is no score.
     """
 
     candidate: Candidate
@@ -41,7 +46,15 @@ class Predicted:
 
     def __post_init__(self) -> None:
         checks.instance(Candidate, self.candidate, "Predicted.candidate")
-        scores = tuple(checks.finite(score, "a score in Predicted.scores") for score in self.scores)
+        scores = tuple(checks.number(score, "a score in Predicted.scores") for score in self.scores)
+        if not scores:
+            raise ArgumentsError(f"Predicted.scores must hold a score for one fold at least, found {scores}.")
+        if not all(map(math.isfinite, scores)):
+            raise NonFiniteScoreError(
+                f"The predicted scores of a selection must be finite numbers, found {scores} for "
+                f"{self.candidate.label}. Lower the learning rate, look for rows the metric cannot handle, or use "
+                "strategy='exact'."
+            )
         checks.put(self, "scores", scores)
         checks.put(self, "standard_error", checks.finite(self.standard_error, "Predicted.standard_error", least=0))
 
@@ -71,13 +84,16 @@ class ProposalRun:
     Args:
         search ([`SearchSpec`]): The search that it was made for.
         predictions (`tuple[Predicted, ...]`): Every selection that the search looked at, best first.
-        shortlist (`tuple[Candidate, ...]`): The selections among which trainings decide, best predicted first.
+        shortlist (`tuple[Candidate, ...]`): The selections among which trainings decide, best predicted first; one
+            at least.
         folds (`tuple[int, ...]`): The folds on which each of them is trained; none for a shortlist of one.
         share (`float`): Share of the full training that they get.
         fine_tunes (`float`): What the predictions cost, in full fine-tunes, as counted in arithmetic.
         planned (`float`): What all of the search will have cost, counted alike.
         seconds (`float`): Wall-clock time of the predictions.
         info (`dict`, *optional*): Anything else that is plain JSON.
+
+    Raises: [`ArgumentsError`]: If a value is of another type or out of range.
     """
 
     search: SearchSpec
@@ -91,13 +107,28 @@ class ProposalRun:
     info: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        checks.instance(SearchSpec, self.search, "ProposalRun.search")
-        for name in ("predictions", "shortlist", "folds"):
-            checks.put(self, name, tuple(getattr(self, name)))
+        if checks.instance(SearchSpec, self.search, "ProposalRun.search").budget is None:
+            found = self.search.strategy
+            raise ArgumentsError(f"ProposalRun.search must be of a strategy that predicts, found strategy {found!r}.")
+        for name, kind in (("predictions", Predicted), ("shortlist", Candidate)):
+            listed = tuple(checks.instance(kind, one, f"an item of ProposalRun.{name}") for one in getattr(self, name))
+            checks.put(self, name, listed)
+        checks.put(self, "folds", tuple(checks.whole(fold, "a fold in ProposalRun.folds", 0) for fold in self.folds))
+        self._check_shortlist()
         checks.put(self, "share", checks.share(self.share, "ProposalRun.share"))
         for name in ("fine_tunes", "planned", "seconds"):
             checks.put(self, name, checks.finite(getattr(self, name), f"ProposalRun.{name}", least=0))
         checks.put(self, "info", checks.plain_dict(self.info, "ProposalRun.info"))
+
+    def _check_shortlist(self) -> None:
+        names = [candidate.label for candidate in self.shortlist]
+        if not names or len(set(names)) < len(names):
+            raise ArgumentsError(f"ProposalRun.shortlist must hold different selections, one at least, found {names}.")
+        if len(set(self.folds)) < len(self.folds) or (len(names) > 1) != bool(self.folds):
+            raise ArgumentsError(
+                "ProposalRun.folds must name the folds that compare the shortlist, each once, and none for a single "
+                f"selection; found {list(self.folds)} for {len(names)} selections."
+            )
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -129,7 +160,7 @@ class ProposalRun:
                 "search": SearchSpec.from_json(values["search"]),
                 "predictions": tuple(map(Predicted.from_json, lists["predictions"])),
                 "shortlist": tuple(map(Candidate.from_json, lists["shortlist"])),
-                "folds": tuple(checks.whole(fold, "ProposalRun.folds", least=0) for fold in lists["folds"]),
+                "folds": tuple(lists["folds"]),
             }
         )
 
@@ -150,8 +181,8 @@ def predict_ladder(
     of equals those that were asked for first.
     """
     known: dict[Candidate, Predicted] = {}
-    # Predictions have a scale of their own, on which the user's least gain means nothing. With one fold, any gain counts.
-    rules = replace(search, strategy="exact", budget=None, min_gain=None)
+    # Predictions have a scale of their own, on which the user's least gain means nothing: any gain counts.
+    rules = replace(search, strategy="exact", budget=None, min_gain=None, pruner="none", score_limit=None)
     evaluations: list[Evaluation] = []
     spec = replace(spec, num_folds=1)
     while not (state := replay(spec, rules, evaluations)).finished:
@@ -167,7 +198,6 @@ def shortlist_of(
     search: SearchSpec,
     state: SearchState,
     predictions: Sequence[Predicted],
-    predicts_subsets: bool,
     most: int = MOST_CONFIRMED,
 ) -> list[Candidate]:
     """
@@ -177,48 +207,42 @@ def shortlist_of(
         spec ([`StudySpec`]), search ([`SearchSpec`]): Blocks and bounds.
         state ([`SearchState`]): The search on predictions.
         predictions (`Sequence[Predicted]`): Best first.
-        predicts_subsets (`bool`): Whether selections of several blocks are predicted for themselves.
         most (`int`, *optional*): How many.
 
-    Returns: `list[Candidate]`: what that search chose, then the best predicted others. Where blocks are judged one by
-    one, the two best together come second: only a training can tell what they are worth.
+    Returns: `list[Candidate]`: what that search chose, then the best predicted others of no more blocks that keep the
+        bounds. Shortened trainings favour larger selections, which learn faster: they could not tell whether more
+        blocks are worth it.
     """
-    found = [state.selection]
-    if not predicts_subsets and search.direction == "forward" and len(state.selection.blocks) == 1:
-        found += _together(spec, search, predictions)
-    found += [each.candidate for each in predictions]
-    return list(dict.fromkeys(found))[:most]
+    size = max(len(state.selection.blocks), 1)
+    others = [each.candidate for each in predictions if len(each.candidate.blocks) <= size]
+    found = [state.selection, *others]
+    bounds = Forward(spec, search)
+    # A search that removes blocks begins with selections that are over the bounds.
+    return [one for one in dict.fromkeys(found) if one == state.selection or bounds.exceeded(one) is None][:most]
 
 
-def _together(spec: StudySpec, search: SearchSpec, predictions: Sequence[Predicted]) -> list[Candidate]:
-    """The two best single blocks as one selection, if it keeps the bounds."""
-    best = [each.candidate.blocks[0] for each in predictions if len(each.candidate.blocks) == 1][:2]
-    sizes = {block.name: block.num_parameters for block in spec.blocks}
-    if len(best) < 2 or (search.max_blocks is not None and search.max_blocks < 2):
-        return []
-    if search.max_block_parameters is not None and sum(sizes[name] for name in best) > search.max_block_parameters:
-        return []
-    return [in_forward_order([block.name for block in spec.blocks], best)]
-
-
-def plan_confirmation(prices: Sequence[float], left: float, num_folds: int) -> tuple[int, float, int]:
+def plan_confirmation(
+    trainings: Sequence[float], scorings: Sequence[float], left: float, num_folds: int
+) -> tuple[int, float, int]:
     """
     How many selections are trained, how long, and on how many folds.
 
     Args:
-        prices (`Sequence[float]`): Of a full training on one fold of each selection, best predicted first.
+        trainings (`Sequence[float]`): Price of a full training on one fold of each selection, best predicted first.
+        scorings (`Sequence[float]`): Price of scoring it there, which a shorter training does not lower.
         left (`float`): What may be spent, in the same unit.
         num_folds (`int`): Folds of the study.
 
     Returns: `tuple[int, float, int]`: number of selections, share of the full training, number of folds; 1, 1.0 and 0
-    if no comparison can be paid.
+        if no comparison can be paid.
     """
-    for count in range(len(prices), 1, -1):
-        paid = left / math.fsum(prices[:count])
-        if paid >= 1:
-            return count, 1.0, min(int(paid), num_folds)
-        if paid >= LEAST_SHARE:
-            return count, paid, 1
+    for count in range(len(trainings), 1, -1):
+        training, scoring = math.fsum(trainings[:count]), math.fsum(scorings[:count])
+        whole = training + scoring
+        if left >= whole:
+            return count, 1.0, min(int(left / whole), num_folds) if whole > 0 else num_folds
+        if left >= LEAST_SHARE * training + scoring:
+            return count, (left - scoring) / training, 1
     return 1, 1.0, 0
 
 
@@ -227,7 +251,8 @@ def confirm(run: ProposalRun, evaluations: Iterable[Evaluation]) -> SearchState:
     """
     Derive where a search with predictions stands.
 
-    The selection with the best mean over the trained folds wins; of equal ones the one predicted best.
+    The selection with the best mean over the trained folds wins if it is more than one standard error above the one
+    predicted best, which is taken otherwise; of equal ones the first of the shortlist.
 
     Args:
         run ([`ProposalRun`]): What was predicted.
@@ -253,16 +278,36 @@ def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
         reason = f"{first.label} is predicted best by {run.search.strategy}; the budget left no room to train others."
         return Decision(0, first, None, None, None, reason, "list")
     scored = {c: tuple(each for each in used if each.candidate == c) for c in run.shortlist}
-    winner = max(run.shortlist, key=lambda candidate: score_of(scored[candidate]))
+    best = best_of({candidate: score_of(scored[candidate]) for candidate in reversed(run.shortlist)})
     others = len(run.shortlist) - 1
     compared = "the other one" if others == 1 else f"the {others} others"
-    if winner == first:
-        was = f"was no worse than {compared} when trained"
-        reason = f"{first.label} is predicted best by {run.search.strategy}, and {was}."
-        return Decision(0, winner, None, None, None, reason, "list")
-    gain, error = paired_gain(scored[first], scored[winner])
+    predicted = f"{first.label} is predicted best by {run.search.strategy}"
+    if best == first:
+        reason = f"{predicted}, and was no worse than {compared} when trained."
+        return Decision(0, first, None, None, None, reason, "list")
+    gain, error = paired_gain(scored[first], scored[best])
+    error = _spread_of_one_fold(scored[first], scored[best]) if error is None else error
+    if gain <= error:
+        reason = (
+            f"{predicted}; when trained, {best.label} was {gain:.3g} above it, which does not exceed one standard "
+            f"error ({error:.3g})."
+        )
+        return Decision(0, first, gain, error, error, reason, "list")
     reason = (
-        f"{winner.label} was best of the {others + 1} that {run.search.strategy} predicted best when these were "
-        f"trained: {gain:.3g} above {first.label}, which was predicted first."
+        f"{best.label} was best of the {others + 1} that {run.search.strategy} predicted best when these were trained: "
+        f"{gain:.3g} above {first.label}, which was predicted first."
     )
-    return Decision(0, winner, gain, error, 0.0, reason, "list")
+    return Decision(0, best, gain, error, error, reason, "list")
+
+
+def _spread_of_one_fold(one: Sequence[Evaluation], other: Sequence[Evaluation]) -> float:
+    """
+    Standard error of a difference on a single fold, for scores that can be shares of right rows; 0 for others.
+
+    Rows that both get right or wrong alike make the true one smaller: what is predicted is not given up lightly.
+    """
+    scores = [each.score for each in (*one, *other)]
+    if not all(0 <= score <= 1 for score in scores):
+        return 0.0
+    share, rows = math.fsum(scores) / len(scores), one[0].num_examples
+    return math.sqrt(2 * share * (1 - share) / rows)

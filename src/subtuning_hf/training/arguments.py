@@ -8,10 +8,7 @@ Knows nothing of models and data.
 from __future__ import annotations
 
 import copy
-import difflib
-import math
 import os
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from ..blocks.granularity import GRANULARITIES
 from ..errors import ArgumentsError
 from ..search.records import DIRECTIONS, PRUNERS, STRATEGIES
+from .values import check_choice, check_int, check_number
 from .world import join_restarted
 
 # Schedules that are steered by an evaluation in the middle of training.
@@ -50,7 +48,8 @@ class GreedySubTuningArguments(TrainingArguments):
             part of `search_budget` and spend the rest on training a few of the best predicted candidates:
             `"short-profile"` trains every block for a short time, all side by side; `"one-shot"` trains random
             selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"` regresses
-            on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
+            on gradient features; `"statistics"` re-estimates the running statistics of each block's norms. Predictions
+            have a scale of their own, on which `min_gain` says nothing.
         search_budget (`float`, *optional*, defaults to 1.0):
             What a search with predictions may cost, in full fine-tunes of all training rows with these arguments,
             counted in arithmetic.
@@ -123,7 +122,8 @@ class GreedySubTuningArguments(TrainingArguments):
         augmentation_views (`int`, *optional*):
             Of a random `train_transform`: show this many views of each row, drawn from the seed, the row and the view,
             so that all candidates see the same ones and what lies before the first tuned block can be kept. Epoch e
-            shows view e modulo this number. By default every reading draws a new view, and training is not cached.
+            shows view e modulo this number. By default every reading draws a new view, and training is not cached; so
+            does the final training where caching it does not pay.
         init_head (`str`, *optional*, defaults to `"model"`):
             What the head starts from: `"model"`, as it is given, or `"fit"`, the linear head fitted in closed form to
             the frozen model's features of the training rows (of the fold, in a search), as in LP-FT.
@@ -217,39 +217,44 @@ class GreedySubTuningArguments(TrainingArguments):
         self._check_training()
 
     def _check_search(self) -> None:
-        _check_choice("strategy", self.strategy, STRATEGIES)
-        _check_choice("direction", self.direction, DIRECTIONS)
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("pruner", self.pruner, PRUNERS)
+        check_choice("strategy", self.strategy, STRATEGIES)
+        check_choice("direction", self.direction, DIRECTIONS)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("pruner", self.pruner, PRUNERS)
         self._check_candidates()
-        _check_number("search_budget", self.search_budget, "a number above 0", lambda v: v > 0)
+        check_number("search_budget", self.search_budget, "a number above 0", lambda v: v > 0)
         if self.strategy != "exact" and self.pruner != "none":
             raise ArgumentsError(
                 f"pruner='{self.pruner}' drops candidates of an exact search, but strategy='{self.strategy}' trains "
                 "few of them. Leave the pruner out, or set strategy='exact'."
             )
-        _check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
-        _check_int("reduction", self.reduction, 2)
-        _check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
+        check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
+        check_int("reduction", self.reduction, 2)
+        check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
         if self.score_limit is not None:
-            _check_number("score_limit", self.score_limit, "a number, or None", lambda v: True)
+            check_number("score_limit", self.score_limit, "a number, or None", lambda v: True)
         if self.pruner == "certain" and self.best_score is None:
             raise ArgumentsError(
                 f"pruner='certain' must know the best value that '{self.score_name}' can take. Give it as "
                 "`score_limit`: 1.0 for shares such as an accuracy, 0.0 for losses that cannot be negative."
             )
         if self.max_trainable_parameters is not None:
-            _check_int("max_trainable_parameters", self.max_trainable_parameters, 0)
+            check_int("max_trainable_parameters", self.max_trainable_parameters, 0)
         if self.min_gain is not None:
-            _check_number("min_gain", self.min_gain, "a number of 0 or more, or None", lambda v: v >= 0)
+            check_number("min_gain", self.min_gain, "a number of 0 or more, or None", lambda v: v >= 0)
         if self.max_blocks is not None:
-            _check_int("max_blocks", self.max_blocks, 0)
+            check_int("max_blocks", self.max_blocks, 0)
         if self.num_threads is not None:
-            _check_int("num_threads", self.num_threads, 1)
-        _check_choice("init_head", self.init_head, ("model", "fit"))
-        _check_number("prefix_cache_gb", self.prefix_cache_gb, "a number of 0 or more", lambda v: v >= 0)
+            check_int("num_threads", self.num_threads, 1)
+        check_choice("init_head", self.init_head, ("model", "fit"))
+        check_number("prefix_cache_gb", self.prefix_cache_gb, "a number of 0 or more", lambda v: v >= 0)
         if self.augmentation_views is not None:
-            _check_int("augmentation_views", self.augmentation_views, 1)
+            check_int("augmentation_views", self.augmentation_views, 1)
+            if not self.prefix_cache or self.torch_compile or self.neftune_noise_alpha:
+                raise ArgumentsError(
+                    "`augmentation_views` are what the cache keeps of each row, and there is none with "
+                    "`prefix_cache=False`, `torch_compile` or `neftune_noise_alpha`. Leave it out, or these."
+                )
         if not isinstance(self.study_tag, str):
             raise ArgumentsError(f"`study_tag` must be text, found {self.study_tag!r}.")
         if self.blocks is not None:
@@ -290,19 +295,19 @@ class GreedySubTuningArguments(TrainingArguments):
             )
 
     def _check_folds(self) -> None:
-        _check_int("num_folds", self.num_folds, 2, " One validation set of your own goes into `validation_dataset`.")
+        check_int("num_folds", self.num_folds, 2, " One validation set of your own goes into `validation_dataset`.")
         if self.fold_seed is not None:
-            _check_int("fold_seed", self.fold_seed, 0)
+            check_int("fold_seed", self.fold_seed, 0)
         for name in ("label_column", "group_column", "fold_column"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise ArgumentsError(f"`{name}` must be the name of a column, found {value!r}.")
         fraction = self.inner_validation_fraction
-        _check_number("inner_validation_fraction", fraction, "a share between 0 and 1", lambda v: 0 < v < 1)
+        check_number("inner_validation_fraction", fraction, "a share between 0 and 1", lambda v: 0 < v < 1)
 
     def _check_training(self) -> None:
         if self.head_learning_rate is not None:
-            _check_number("head_learning_rate", self.head_learning_rate, "a number above 0, or None", lambda v: v > 0)
+            check_number("head_learning_rate", self.head_learning_rate, "a number above 0, or None", lambda v: v > 0)
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ArgumentsError(
                 f"Nothing would be trained: `num_train_epochs` is {self.num_train_epochs} and `max_steps` is "
@@ -414,20 +419,3 @@ _CANDIDATE: dict[str, Any] = {
     "fsdp_plugin_args": None,
     "parallelism_config": None,
 }
-
-
-def _check_choice(name: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ArgumentsError(f"`{name}` must be one of {', '.join(known)}, found {value!r}.{meant}")
-
-
-def _check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
-        raise ArgumentsError(f"`{name}` must be {expected}, found {value!r}.")
-
-
-def _check_int(name: str, value: Any, least: int, hint: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentsError(f"`{name}` must be a whole number of {least} or more, found {value!r}.{hint}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from ..blocks import find_blocks
-from ..errors import PrefixCacheError
+from ..errors import PrefixCacheError, SubTuningError
 from ..prefix import Trunk, TrunkCosts, plan_cuts
 from .arguments import GreedySubTuningArguments
-from .data import is_random, same_value, view
+from .carrying import BLIND, LOOPS, carry_numbers, overridden
+from .data import is_hf, is_random, same_value, view
 from .guard import unaltered
 from .recipe import Recipe
-from .rows import NumberedRows, RowSource, RowStore, bytes_of, carry_numbers
+from .rows import NumberedRows, RowSource, RowStore, bytes_of, drawing, lightened
 
 logger = logging.get_logger(__name__)
 FOLDER = ".prefix"
@@ -41,10 +42,18 @@ class Cache:
         folder (`Path`, *optional*):
             Where outputs of blocks are kept if several processes share them; by default in memory.
         only (`Sequence[str]`, *optional*): The blocks of the one training that it is for, on all training rows.
+        kind (`type[Trainer]`, *optional*): The Trainer of that one, if it is not the recipe's.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path | None = None, only: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path | None = None,
+        only: Sequence[str] | None = None,
+        kind: type[Trainer] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self.kind = kind or recipe.trainer_cls
         self.folder = folder
         self.only = only
         self.trunk: Trunk | None = None
@@ -56,7 +65,14 @@ class Cache:
         self._collate: Any = None
         self._taken = _arguments_of(recipe.model)
         with unaltered(recipe.model):
-            self._open(budget)
+            try:
+                self._open(budget)
+            except Exception as error:
+                # A batch that the bare model fails on, no memory ...: the trainings may do without.
+                if only is not None or (isinstance(error, SubTuningError) and not isinstance(error, PrefixCacheError)):
+                    raise
+                why = error if isinstance(error, PrefixCacheError) else f"{type(error).__name__}: {error}"
+                logger.warning(f"Frozen blocks run anew in each training: {why}")
 
     def _make_sources(self) -> list[RowSource]:
         """Training rows first, then those that are only scored, where these are not the same."""
@@ -78,7 +94,7 @@ class Cache:
         """Training rows, `None` if every reading gives others."""
         recipe, views = self.recipe, self.recipe.args.augmentation_views
         rows, transform = recipe.train_dataset, recipe.train_transform
-        if transform is None or not is_random(view(rows, None, transform)):
+        if not draws(view(rows, None, transform)):
             return RowSource(rows, transform)
         if views is None:
             return None
@@ -87,8 +103,8 @@ class Cache:
 
     @staticmethod
     def _repeats(source: RowSource) -> bool:
-        number = source.numbers[0]
-        if same_value(source.read([number])[0], source.read([number])[0]):
+        numbers = [source.numbers[0]] * 8
+        if same_value(source.read(numbers), source.read(numbers)):
             return True
         logger.warning(
             "`augmentation_views` is set, but `train_transform` draws random numbers that no seed of torch, numpy or "
@@ -99,8 +115,10 @@ class Cache:
     # --- the trunk --------------------------------------------------------------------------
     def _open(self, budget: int) -> None:
         recipe = self.recipe
-        probe = recipe.trainer(recipe.model, recipe.args.for_candidate(str(recipe.args.folder), False), None)
+        args = recipe.args.for_candidate(str(recipe.args.folder), False)
+        probe = recipe.trainer(recipe.model, args, view(recipe.train_dataset, None, recipe.train_transform))
         self._collate = probe._get_collator_with_removed_columns(probe.data_collator)
+        self._check_collator()
         blocks = [block.name for block in find_blocks(recipe.model, warn=False)]
         count = self.sources[-1].numbers.stop
         trunk = Trunk(
@@ -119,13 +137,40 @@ class Cache:
         cuts = plan_cuts(costs.shares, costs.bytes_per_row, uses, count, left)
         if trunk.fill(cuts, folder=self.folder, device=_place(recipe.args, costs, cuts, count)):
             self.trunk = trunk
-            if _passes_all_inputs(type(probe)):
-                self.rows.skip(sorted(trunk.can_skip_inputs))
+            names = sorted(trunk.can_skip_inputs)
+            if names and self._may_be_light(names):
+                self.rows.skip(names)
+
+    def _some(self) -> list[Any]:
+        return [row for source in self.sources for row in self.rows.read(list(source.numbers[:2]))]
+
+    def _check_collator(self) -> None:
+        if not all(isinstance(row, Mapping) for row in self._some()):
+            raise PrefixCacheError("Rows that are no dicts cannot carry their numbers.")
+        with drawing() as drawn:
+            same = same_value(self._collate(self._some()), self._collate(self._some()))
+        if drawn[0] or not same:
+            raise PrefixCacheError("The collator is random: a row's batch is another one each time.")
+
+    def _may_be_light(self, names: Sequence[str]) -> bool:
+        """Whether nobody but the model reads some inputs: no Trainer, no metric, and no collator for other inputs."""
+        if not overridden(self.kind) <= BLIND or "inputs" in self.recipe.args.include_for_metrics:
+            return False
+        try:
+            full, light = self._collate(self._some()), self._collate([lightened(row, names) for row in self._some()])
+        except Exception:  # it writes into them
+            return False
+        shapes = [{name: (batch[name].shape, batch[name].dtype) for name in names} for batch in (full, light)]
+        rest = [{name: value for name, value in batch.items() if name not in names} for batch in (full, light)]
+        return shapes[0] == shapes[1] and same_value(*rest)
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Rows by number as a batch, as the trainings' collator makes it, without what the model does not take."""
-        batch = self._collate([dict(row) for row in self.rows.read(numbers)])
-        return {name: value for name, value in batch.items() if self._taken is None or name in self._taken}
+        batch, args = self._collate(self.rows.read(numbers)), self.recipe.args
+        # As Trainer has it: labels that the model is not shown need not be such that it understands them.
+        apart = args.label_smoothing_factor or "compute_loss_func" in self.recipe.trainer_kwargs
+        taken = {name: value for name, value in batch.items() if self._taken is None or name in self._taken}
+        return {name: value for name, value in taken.items() if name != "labels" or not apart}
 
     def close(self, remove: bool = False) -> None:
         """Let go of everything; `remove` deletes the files too, which those who use them keep until they close."""
@@ -146,13 +191,16 @@ class Cache:
         """The rows of a training that starts at a cut."""
         return CachedRows(self, cut > 0)
 
-    def starting_at(self, trainer: Trainer, cut: int) -> AbstractContextManager[Any]:
+    @contextmanager
+    def starting_at(self, trainer: Trainer, cut: int) -> Iterator[None]:
         """While this lasts, the trainer's model starts at a cut for rows that carry their numbers."""
         if self.trunk is None or cut == 0:
-            return nullcontext()
-        carry_numbers(trainer)
+            yield
+            return
         model: Any = trainer.model
-        return self.trunk.starting_at(model, cut, strict=self.rows.is_light)
+        light = self.rows.is_light
+        with self.trunk.starting_at(model, cut, strict=light), carry_numbers(trainer, model, plain=light):
+            yield
 
 
 class CachedRows:
@@ -192,15 +240,17 @@ def _arguments_of(model: nn.Module) -> frozenset[str] | None:
     return frozenset(parameters)
 
 
-def open_training_cache(recipe: Recipe, blocks: Sequence[str]) -> Cache | None:
+def open_training_cache(recipe: Recipe, blocks: Sequence[str], kind: type[Trainer] | None = None) -> Cache | None:
     """
     The cache of one training on all training rows, if it pays.
 
-    It does if more epochs than views of each row are trained, and there is something before the first tuned block.
+    It does where there is something before the first tuned block, and more than two epochs for each view of a row:
+    reading rows and running the frozen blocks once, with what it takes to check that, costs about two epochs' savings.
 
     Args:
         recipe ([`Recipe`]): The base model, without adapters, and its data.
         blocks (`Sequence[str]`): What is tuned.
+        kind (`type[Trainer]`, *optional*): The Trainer of this training, if it is not the recipe's.
 
     Returns: [`Cache`] or `None`
     """
@@ -209,13 +259,14 @@ def open_training_cache(recipe: Recipe, blocks: Sequence[str]) -> Cache | None:
         return None
     steps = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps
     epochs = args.num_train_epochs if args.max_steps <= 0 else steps / max(len(rows), 1)
-    if epochs <= (args.augmentation_views or 1) or not len(rows):
+    if epochs <= 2 * (args.augmentation_views or 1) or not len(rows):
         return None
-    if _reason_against(args, is_random(view(rows, None, recipe.eval_transform))) is not None:
+    if _reason_against(recipe, draws(view(rows, None, recipe.eval_transform)), kind) is not None:
         return None
     try:
-        cache = Cache(recipe, only=blocks)
-    except PrefixCacheError:
+        cache = Cache(recipe, only=blocks, kind=kind)
+    except Exception as error:
+        logger.info(f"The training runs in full: {type(error).__name__}: {error}")
         return None
     if cache.cut_of(blocks):
         return cache
@@ -223,9 +274,16 @@ def open_training_cache(recipe: Recipe, blocks: Sequence[str]) -> Cache | None:
     return None
 
 
-def _passes_all_inputs(kind: type) -> bool:
-    """Whether a Trainer hands the model all of a batch, so that the numbers of rows cannot get lost."""
-    return all(getattr(kind, name) is getattr(Trainer, name) for name in ("compute_loss", "prediction_step"))
+def draws(rows: Any) -> bool:
+    """
+    `bool`: whether reading rows gives others each time, or draws random numbers.
+
+    The latter shows augmentation that happens to rows so rarely that a few readings do not show it.
+    """
+    with drawing() as drawn:
+        for row in {0, len(rows) // 2, len(rows) - 1}:
+            rows[row]
+    return drawn[0] or is_random(rows)
 
 
 def _place(args: GreedySubTuningArguments, costs: TrunkCosts, cuts: Sequence[int], count: int) -> torch.device:
@@ -240,13 +298,20 @@ def _autocast(args: GreedySubTuningArguments) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
-def _reason_against(args: GreedySubTuningArguments, random_rows: bool) -> str | None:
+def _reason_against(recipe: Recipe, random_rows: bool, kind: type[Trainer] | None = None) -> str | None:
+    args, rows = recipe.args, recipe.train_dataset
     if random_rows:
         return "rows read twice differ"
     if args.torch_compile:
         return "`torch_compile` is set"
     if args.neftune_noise_alpha:
         return "`neftune_noise_alpha` adds noise before the first block"
+    kind = kind or recipe.trainer_cls
+    if loops := sorted(overridden(kind) & LOOPS):
+        return f"{kind.__name__} has a `{loops[0]}` of its own, which may change rows"
+    sorts = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    if sorts and is_hf(rows) and recipe.train_transform is None and args.length_column_name in rows.column_names:
+        return f"rows are sorted by column '{args.length_column_name}', which Trainer reads in a datasets.Dataset alone"
     return None
 
 
@@ -265,11 +330,9 @@ def open_cache(recipe: Recipe, random_rows: bool, folder: Path | None = None) ->
     args = recipe.args
     if not args.prefix_cache:
         return None
-    reason = _reason_against(args, random_rows)
+    scored = recipe.train_dataset if recipe.validation_dataset is None else recipe.validation_dataset
+    reason = _reason_against(recipe, random_rows or draws(view(scored, None, recipe.eval_transform)))
     if reason is None:
-        try:
-            return Cache(recipe, folder)
-        except PrefixCacheError as error:
-            reason = str(error)
+        return Cache(recipe, folder)
     logger.warning(f"Nothing is cached between trainings: {reason}. Scores are the same, the search takes longer.")
     return None

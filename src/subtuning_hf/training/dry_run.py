@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from ..search.greedy import replay
 from ..search.journal import find_study
+from ..search.proposals import MOST_CONFIRMED
 from ..search.records import Candidate, SearchSpec, Unit
 from ..search.space import remove_one, windows
 from ..tuner import SubTuningConfig
@@ -28,6 +29,7 @@ from .evaluator import release, seed_all
 from .guard import unaltered
 from .prepare import Prepared
 from .progress import CostModel, format_seconds
+from .proposing import PREDICTING
 from .recipe import Recipe
 
 STEPS = 3
@@ -131,6 +133,8 @@ def plan_search(
 
     Returns: [`SearchPlan`]
     """
+    if isinstance(asked, SearchSpec) and asked.strategy != "exact":
+        return _plan_predictions(recipe, prepared, asked)
     names = [block.name for block in prepared.spec.blocks]
     candidates = [Candidate(()), *(Candidate((name,)) for name in dict.fromkeys((names[-1], names[0])))]
     cost, seconds, steps = CostModel(names), {}, 0
@@ -161,6 +165,23 @@ def plan_search(
     return SearchPlan(
         tuple(rounds), len(names), len(prepared.folds), steps, seconds, recorded, processes, pruner
     )
+
+
+def _plan_predictions(recipe: Recipe, prepared: Prepared, asked: SearchSpec) -> SearchPlan:
+    """A search that predicts costs what it is given."""
+    assert asked.budget is not None
+    names = [block.name for block in prepared.spec.blocks]
+    steps, seconds = measure(recipe, prepared, Candidate(tuple(names)))
+    whole = seconds * len(recipe.train_dataset) / len(prepared.folds[0].train)
+    known = find_study(prepared.folder)
+    run = None if known is None else next((one for one in known.proposals if one.search == asked), None)
+    done = 0 if run is None or known is None else len({each.unit for each in known.evaluations} & set(run.units))
+    rounds = (
+        PlannedRound(f"predict ({asked.strategy})", len(names) + 1, 0, PREDICTING * asked.budget * whole, False),
+        PlannedRound("train the best", MOST_CONFIRMED, MOST_CONFIRMED, (1 - PREDICTING) * asked.budget * whole, False),
+    )
+    shown = {"all blocks, all training rows": whole}
+    return SearchPlan(rounds, len(names), len(prepared.folds), steps, shown, recorded=done)
 
 
 def _shapes(names: Sequence[str], search: SearchSpec) -> list[tuple[str, tuple[Candidate, ...] | int]]:

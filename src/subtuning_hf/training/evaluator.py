@@ -166,6 +166,8 @@ class Evaluator:
                         f"The {len(fold.train)} training rows give no training step. Lower "
                         "`per_device_train_batch_size`, or set `dataloader_drop_last=False`."
                     )
+                # With persistent workers Trainer would score the rows of its last evaluation once more.
+                getattr(trainer, "_eval_dataloaders", {}).clear()
                 metrics = trainer.evaluate(rows)
                 info = {
                     "train_loss": float(output.training_loss),

@@ -77,7 +77,8 @@ def fitted_head(
             inputs: Any = trainer._prepare_inputs(batch)
             truth = inputs["labels"] if "labels" in inputs else inputs[trainer.label_names[0]]
             plain = {name: value for name, value in inputs.items() if name not in trainer.label_names}
-            found = reader.of(model(**plain))
+            with trainer.accelerator.autocast():  # what is stored was made under it
+                found = reader.of(model(**plain))
             if found is None or truth.ndim != 1 or truth.is_floating_point():
                 raise ArgumentsError(
                     "init_head='fit' needs a head that takes one vector per row, and one class per row. Leave "

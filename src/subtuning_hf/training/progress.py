@@ -140,6 +140,8 @@ class StudyProgress:
                 len(self.spec.blocks), round_.index, self.last_round, self.spec.num_folds
             )
             name = f"{name}/<={self.last_round}"
+        elif way == "list" and not round_.index and len(round_.candidates) > 1:  # what was predicted best
+            self.later, name = 0, "training the best predicted"
         else:
             count = len(self.spec.blocks)
             self.later = evaluations_at_most(count, round_.index, 0 if way == "list" else count, self.spec.num_folds)

@@ -18,10 +18,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import EvalPrediction
 
 from ..blocks import find_head
+from ..errors import ArgumentsError
 from ..proposal import make_proposal
-from ..proposal.base import Meter, Problem
+from ..proposal.base import Meter, Prediction, Problem, Proposal
 from ..search.folds import Fold
-from ..search.proposals import Predicted, ProposalRun, plan_confirmation, predict_ladder, shortlist_of
+from ..search.proposals import (
+    MOST_CONFIRMED,
+    Predicted,
+    ProposalRun,
+    plan_confirmation,
+    predict_ladder,
+    shortlist_of,
+)
 from ..search.records import Candidate, SearchSpec, StudySpec
 from .arguments import GreedySubTuningArguments
 from .cache import Cache
@@ -55,7 +63,7 @@ def propose(
         seed_all(recipe.args)
         problem = make_problem(recipe, spec, folds)
         proposal = make_proposal(search.strategy)
-        prediction = proposal.fit(problem, PREDICTING * search.budget)
+        prediction = _fit(proposal, problem, search.budget)
 
         def predict(candidate: Candidate) -> Predicted:
             estimate = prediction(candidate.blocks)
@@ -63,10 +71,12 @@ def propose(
 
         state, predictions = predict_ladder(spec, search, predict)
     spent = problem.meter.spent
-    shortlist = shortlist_of(spec, search, state, predictions, proposal.predicts_subsets)
-    order = [block.name for block in spec.blocks]
-    prices = [_price(problem, folds[-1], one, order, cache) for one in shortlist]
-    count, share, num_folds = plan_confirmation(prices, search.budget - spent, len(folds))
+    found = shortlist_of(spec, search, state, predictions, most=MOST_CONFIRMED + 1)
+    # In a model without a head there is nothing to train but blocks.
+    shortlist = ([one for one in found if one.blocks or problem.head] or found)[:MOST_CONFIRMED]
+    prices = [_prices(recipe, problem, folds[-1], one, cache) for one in shortlist]
+    trainings, scorings = [training for training, _ in prices], [scoring for _, scoring in prices]
+    count, share, num_folds = plan_confirmation(trainings, scorings, search.budget - spent, len(folds))
     # The fold that predictions were made on comes last.
     trained = [*range(1, len(folds)), 0][:num_folds]
     return ProposalRun(
@@ -76,20 +86,43 @@ def propose(
         folds=tuple(trained),
         share=share,
         fine_tunes=spent,
-        planned=spent + share * num_folds * sum(prices[:count]),
+        planned=spent + num_folds * (share * sum(trainings[:count]) + sum(scorings[:count])),
         seconds=time.perf_counter() - started,
         info={"started": time.time() - (time.perf_counter() - started)},
     )
 
 
-def _price(problem: Problem, fold: Fold, candidate: Candidate, order: Sequence[str], cache: Cache | None) -> float:
-    """A full training and scoring of a selection on one fold, in full fine-tunes."""
-    first = min((order.index(name) for name in candidate.blocks if name in problem.blocks), default=len(order))
-    start = 0 if cache is None else cache.cut_of(candidate.blocks)
-    meter = Meter(problem.meter.shares, problem.meter.fine_tune)
-    meter.train(round(len(fold.train) * problem.epochs), first=min(first, len(order)), start=start)
-    meter.forward(len(fold.validation), first=start)
-    return meter.spent
+def _fit(proposal: Proposal, problem: Problem, budget: float) -> Prediction:
+    """Let a proposal look; what it says of a budget that is too small is said of the part that it was given."""
+    try:
+        return proposal.fit(problem, PREDICTING * budget)
+    except ArgumentsError as error:
+        share = f"{100 * PREDICTING:.0f} % of it"
+        error.add_note(f"`search_budget` is {budget:g}, and predictions may take {share}; the rest is for trainings.")
+        raise
+
+
+def _prices(
+    recipe: Recipe, problem: Problem, fold: Fold, candidate: Candidate, cache: Cache | None
+) -> tuple[float, float]:
+    """A full training and the scoring of a selection on one fold, in full fine-tunes."""
+    args, shares = recipe.args, problem.meter.shares
+    first = min((problem.blocks.index(name) for name in candidate.blocks), default=len(shares))
+    start = first if cache is not None and _starts_at(cache, candidate) else 0
+    rows = round(len(fold.train) * problem.epochs) if args.max_steps <= 0 else args.max_steps * problem.batch_size
+    meter = Meter(shares, problem.meter.fine_tune)
+    training = meter.train(rows, first=first, start=start if cache is not None and cache.fits_training else 0)
+    return training, meter.forward(len(fold.validation), first=start)
+
+
+def _starts_at(cache: Cache, candidate: Candidate) -> bool:
+    """
+    Whether a training starts at its first tuned block, and not before.
+
+    The cache counts in blocks of the model, which need not be those to choose from; so its number of a block says
+    nothing about prices, and any earlier start is taken for none.
+    """
+    return cache.trunk is not None and 0 < cache.trunk.cut_of(candidate.blocks) == cache.cut_of(candidate.blocks)
 
 
 def _autocast(args: GreedySubTuningArguments) -> AbstractContextManager[Any]:

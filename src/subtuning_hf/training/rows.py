@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer
 
 from ..prefix import ROWS
-from .data import view
+from .data import same_value, view
 
 
 class RowSource:
@@ -44,6 +43,7 @@ class RowSource:
         seed: int = 0,
         seeded: bool = False,
     ) -> None:
+        self.dataset, self.transform = dataset, transform
         self.rows = view(dataset, None, transform)
         self.first, self.views, self.seed = first, views, seed
         self.seeded = seeded or views > 1
@@ -64,6 +64,10 @@ class RowSource:
         indices = [number - self.first for number in numbers]
         fetch_many = getattr(self.rows, "__getitems__", None)
         return list(fetch_many(indices)) if callable(fetch_many) else [self.rows[index] for index in indices]
+
+    def plain(self, indices: Sequence[int]) -> Any:
+        """Some of the rows as they are given to a Trainer without any of this."""
+        return view(self.dataset, indices, self.transform)
 
     def _draw(self, place: int) -> Any:
         index, shown = divmod(place, self.views)
@@ -86,9 +90,21 @@ def _seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numbers)
 
 
+@contextmanager
+def drawing() -> Iterator[list[bool]]:
+    """Whether the block of code draws random numbers of torch, numpy or `random`; what is in the list when it ends."""
+    found: list[bool] = []
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield found
+    finally:
+        after = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        found.append(not same_value(before, after))
+
+
 class RowStore:
     """
-    Rows that were read, kept as far as a budget of memory goes.
+    Rows that were read, kept as far as a budget of memory goes. What it gives away may be written to.
 
     Args:
         sources (`Sequence[RowSource]`): Where rows come from.
@@ -115,7 +131,8 @@ class RowStore:
             if self.held + size <= self.budget:
                 self._kept[number] = row
                 self.held += size
-        return [self._kept[number] if number in self._kept else fresh[number] for number in numbers]
+        # Collators may pop from rows, or scale images where they are: rows read anew would not show it later.
+        return [own(self._kept[number]) if number in self._kept else fresh[number] for number in numbers]
 
     def skip(self, names: Sequence[str]) -> None:
         """Say which inputs matter by their shape alone, for [`RowStore.read_light`]."""
@@ -131,9 +148,17 @@ class RowStore:
         if not self._skipped:
             return self.read(numbers)
         missing = [number for number in numbers if number not in self._light]
+        fresh = {}
         for number, row in zip(missing, self.read(missing) if missing else (), strict=True):
-            self._light[number] = _lightened(row, self._skipped)
-        return [self._light[number] for number in numbers]
+            light = fresh[number] = lightened(row, self._skipped)
+            size = 64 + sum(bytes_of(value) for name, value in light.items() if name not in self._skipped)
+            while self._kept and self.held + size > self.budget:  # one whole row takes the place of many light ones
+                self.held -= bytes_of(self._kept.popitem()[1])
+            if self.held + size <= self.budget:
+                self._light[number] = light
+                self.held += size
+        return [own(self._light[number], self._skipped) if number in self._light else fresh[number]
+                for number in numbers]  # fmt: skip
 
 
 def bytes_of(row: Any) -> int:
@@ -149,9 +174,19 @@ def bytes_of(row: Any) -> int:
     return 64
 
 
-def _lightened(row: Any, names: Sequence[str]) -> Any:
-    if not isinstance(row, Mapping):
-        return row
+def own(value: Any, shared: Sequence[str] = ()) -> Any:
+    """A copy as deep as containers and arrays go; entries of a row that are named are not copied."""
+    if isinstance(value, Mapping):
+        return {key: entry if key in shared else own(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(own, value))
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def lightened(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row without the content of what is named."""
     return {key: _shape_only(value) if key in names else value for key, value in row.items()}
 
 
@@ -179,16 +214,32 @@ class NumberedRows(Dataset):
     def __init__(self, store: RowStore, source: RowSource, indices: Sequence[int], numbered: bool = True) -> None:
         self.store, self.source, self.numbered = store, source, numbered
         self.indices = [int(index) for index in indices]
-        self.epoch = 0
+        # Seen by persistent workers too, which keep their copy of this from epoch to epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if source.views > 1:
+            self._epoch.share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """`int`: the epoch whose views are shown."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Show the views of an epoch; accelerate's data loader calls this."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    def __getattr__(self, name: str) -> Any:
+        # Columns, features and the like, for Trainers that read them.
+        if name.startswith("__") or "source" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.source.plain(self.indices), name)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return self.source.plain(self.indices)[index]
         if not -len(self) <= index < len(self):
             raise IndexError(f"Index {index} is out of range for {len(self)} rows.")
         return self.__getitems__([index])[0]
@@ -196,7 +247,7 @@ class NumberedRows(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         numbers = [self.source.number(self.indices[int(index)], self.epoch) for index in indices]
         if not self.numbered:
-            return [dict(row) if isinstance(row, Mapping) else row for row in self.store.read(numbers)]
+            return self.store.read(numbers)
         rows = self.store.read_light(numbers)
         numbered = zip(rows, numbers, strict=True)
         return [{**row, ROWS: number} if isinstance(row, Mapping) else row for row, number in numbered]
@@ -213,6 +264,11 @@ class NumberingCollator:
     def __init__(self, collate: Callable) -> None:
         self.collate = collate
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "collate" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.collate, name)
+
     def __call__(self, features: list[Any]) -> Any:
         numbers = [row.get(ROWS) if isinstance(row, Mapping) else None for row in features]
         plain = [
@@ -223,12 +279,3 @@ class NumberingCollator:
         if isinstance(batch, Mapping) and None not in numbers:
             batch[ROWS] = torch.tensor(numbers)  # type: ignore[index]
         return batch
-
-
-def carry_numbers(trainer: Trainer) -> None:
-    """Let a trainer's batches carry the numbers of their rows; the model must be ready to take them out."""
-    trainer.data_collator = NumberingCollator(trainer.data_collator)
-    # Columns that the model's forward does not name are removed on the way to the collator.
-    trainer._set_signature_columns_if_needed()
-    if trainer._signature_columns is not None and ROWS not in trainer._signature_columns:
-        trainer._signature_columns.append(ROWS)

@@ -187,19 +187,16 @@ class Study:
         return next((run for run in self.proposals if run.search == search), None)
 
     def _propose(self, search: SearchSpec) -> None:
-        """Predict in the first process; the others wait for it."""
-
-        def first() -> str | None:
-            if not self.team.is_main:
-                return None
-            run = propose(self.recipe, self.spec, self.folds, search, self.evaluator.cache)
-            self._append(run)
-            return json.dumps(run.to_json())
-
+        """Predict in the first process; the others wait for it, however long it takes."""
+        made = None
         with self._working() as progress:
             progress.expect_proposal(search.strategy)
-            text = self.team.gather(self.team.together(first))[0]
-        self.proposals.append(ProposalRun.from_json(json.loads(text)))
+            if self.team.is_main:
+                made = propose(self.recipe, self.spec, self.folds, search, self.evaluator.cache)
+                self._append(made)
+            self.team.meet()
+            told = self.team.gather(None if made is None else made.to_json())[0]
+        self.proposals.append(ProposalRun.from_json(told))
 
     @contextmanager
     def _working(self, max_blocks: int | None = 0) -> Iterator[StudyProgress]:

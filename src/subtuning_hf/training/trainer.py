@@ -174,7 +174,7 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
             chosen = list(self._chosen())
         with self._threads():
             self._unwrap()
-            stored = open_training_cache(self._recipe, chosen)
+            stored = open_training_cache(self._recipe, chosen, type(self))
             head = self._first_head() if self.args.init_head == "fit" else None
             self._wrap(chosen)
             if head is not None:
