@@ -1,9 +1,12 @@
 """Settings every test shares. They must stand before torch and the Hugging Face libraries are imported."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+
+import pytest
 
 # One thread per test process: the models are toys, and pytest-xdist already fills the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,3 +18,15 @@ os.environ["HF_EVALUATE_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder of the process that starts them
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="subtuning-hf-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_collections():
+    """
+    Keep what is alive between modules out of garbage collections.
+
+    Every Trainer collects; late in a worker's life that takes longer than most tests here train.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

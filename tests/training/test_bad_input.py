@@ -341,8 +341,8 @@ def test_journals_that_cannot_be_used(tmp_path, monkeypatch):
     def search():
         return make_trainer(tmp_path / "out", args={"max_blocks": 0}).search()
 
-    assert good.count(b'"format":2') == 1
-    path.write_bytes(good.replace(b'"format":2', b'"format":99'))
+    assert good.count(b'"format":3') == 1
+    path.write_bytes(good.replace(b'"format":3', b'"format":99'))
     with pytest.raises(JournalVersionError):
         search()
     lines = good.splitlines(keepends=True)
