@@ -27,6 +27,7 @@ def light_collections():
 
     Every Trainer collects; late in a worker's life that takes longer than most tests here train.
     """
-    gc.unfreeze()
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()

@@ -21,6 +21,8 @@ from toys import TOYS
 from training.cases import BLOCKS, Rows, assert_same_state, make_model, make_trainer, state_of
 from training.test_cache import ToyRows
 
+pytestmark = pytest.mark.slow
+
 FOLD = Fold(0, tuple(range(10)), tuple(range(10, 24)))
 LAST = Candidate((BLOCKS[2],))
 

@@ -30,6 +30,8 @@ from training.cases import (
     state_of,
 )
 
+pytestmark = pytest.mark.slow
+
 # Enough for three steps of every block, and for trainings of three selections.
 ARGS = {"num_train_epochs": 4, "search_budget": 4.0}
 KERNEL = {**ARGS, "strategy": "kernel"}
@@ -438,7 +440,6 @@ def test_pictures_of_a_study_that_predicts(whole, tmp_path, capsys):
 
 
 # --- several processes -----------------------------------------------------------------------
-@pytest.mark.slow
 def test_two_processes_give_the_study_of_one(tmp_path):
     from training import launched
 

@@ -313,3 +313,16 @@ def test_profile_is_the_first_round(whole, tmp_path, monkeypatch):
     assert [row["block"] for row in profile.to_rows()] == list(BLOCKS)
     trainer.search()
     assert len(trainings) == whole[2]
+
+
+def test_a_search_that_predicts_costs_what_it_may_and_repeats_nothing(tmp_path):
+    args = {"strategy": "short-profile", "search_budget": 4.0, "num_train_epochs": 4}
+    result = make_trainer(tmp_path, args=args).search()
+    run = result.proposal
+    assert run.planned <= 4.0 and result.blocks and set(result.blocks) <= set(run.shortlist[0].blocks) | {
+        name for candidate in run.shortlist for name in candidate.blocks
+    }
+    assert {e.unit for e in result.confirmations} == set(run.units)
+    before = (tmp_path / "journal" / "rank-0000.jsonl").read_bytes()
+    assert make_trainer(tmp_path, args=args).search().blocks == result.blocks
+    assert (tmp_path / "journal" / "rank-0000.jsonl").read_bytes() == before
