@@ -91,6 +91,21 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def training_arguments(epochs: float, batch_size: int) -> dict[str, Any]:
+    """Arguments that the trainings of all settings and methods share."""
+    return {
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 250,
+        "weight_decay": 0.01,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "remove_unused_columns": False,
+        "report_to": [],
+        "dataloader_pin_memory": False,
+    }
+
+
 def load_task(options: argparse.Namespace) -> Task:
     """Model and rows of a setting."""
     rows = load_dataset(options.data)
@@ -108,22 +123,11 @@ def load_task(options: argparse.Namespace) -> Task:
         )
         transform = Tokens(options.model)
         collator = DataCollatorWithPadding(transform.tokenizer)
-    arguments = {
-        "num_train_epochs": options.epochs,
-        "per_device_train_batch_size": options.batch_size,
-        "per_device_eval_batch_size": 250,
-        "weight_decay": 0.01,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "remove_unused_columns": False,
-        "report_to": [],
-        "dataloader_pin_memory": False,
-    }
     return Task(
         model=model,
         train=train,
         test=rows["test"],
-        arguments=arguments,
+        arguments=training_arguments(options.epochs, options.batch_size),
         compute_metrics=compute_metrics_with("accuracy"),
         train_transform=transform,
         eval_transform=transform,

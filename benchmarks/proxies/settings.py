@@ -22,7 +22,7 @@ from subtuning_hf.compare import Task
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cifar_resnet
-from real_data import Tokens
+from real_data import Tokens, training_arguments
 
 NUM_FOLDS = 3
 
@@ -117,22 +117,11 @@ def load(setting: Setting, bench: Path, seed: int) -> Task:
             model.classifier = torch.nn.Linear(model.classifier.in_features, len(names))
             model.config.num_labels = model.num_labels = len(names)
         transform, collator = SmallPixels(model.config), cifar_resnet.collate
-    arguments = {
-        "num_train_epochs": setting.epochs,
-        "per_device_train_batch_size": setting.batch_size,
-        "per_device_eval_batch_size": 250,
-        "weight_decay": 0.01,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "remove_unused_columns": False,
-        "report_to": [],
-        "dataloader_pin_memory": False,
-    }
     return Task(
         model=model,
         train=train,
         test=test,
-        arguments=arguments,
+        arguments=training_arguments(setting.epochs, setting.batch_size),
         compute_metrics=compute_metrics_with("accuracy"),
         train_transform=transform,
         eval_transform=transform,

@@ -21,6 +21,7 @@ from ..blocks import find_head
 from ..errors import ArgumentsError
 from ..proposal import make_proposal
 from ..proposal.base import Meter, Prediction, Problem, Proposal
+from ..proposal.copies import call
 from ..search.folds import Fold
 from ..search.proposals import (
     MOST_CONFIRMED,
@@ -32,8 +33,8 @@ from ..search.proposals import (
 )
 from ..search.records import Candidate, SearchSpec, StudySpec
 from .arguments import GreedySubTuningArguments
-from .cache import Cache
-from .data import is_random, read_labels, view
+from .cache import Cache, draws
+from .data import read_labels, view
 from .evaluator import find_metric, seed_all
 from .guard import unaltered
 from .recipe import Recipe
@@ -61,7 +62,7 @@ def propose(
     started = time.perf_counter()
     with unaltered(recipe.model), _autocast(recipe.args):
         seed_all(recipe.args)
-        problem = make_problem(recipe, spec, folds)
+        problem = make_problem(recipe, spec, folds, cache)
         proposal = make_proposal(search.strategy)
         prediction = _fit(proposal, problem, search.budget)
 
@@ -130,7 +131,7 @@ def _autocast(args: GreedySubTuningArguments) -> AbstractContextManager[Any]:
 
 
 # --- what a proposal is given ----------------------------------------------------------------
-def make_problem(recipe: Recipe, spec: StudySpec, folds: Sequence[Fold]) -> Problem:
+def make_problem(recipe: Recipe, spec: StudySpec, folds: Sequence[Fold], cache: Cache | None = None) -> Problem:
     """
     What a proposal may look at.
 
@@ -139,11 +140,12 @@ def make_problem(recipe: Recipe, spec: StudySpec, folds: Sequence[Fold]) -> Prob
     Args:
         recipe ([`Recipe`]): The base model, without adapters, and its data.
         spec ([`StudySpec`]), folds (`Sequence[Fold]`): The study.
+        cache ([`Cache`], *optional*): Rows that were read already.
 
     Returns: [`Problem`]
     """
     args, model = recipe.args, recipe.model
-    batches, rows = _Batches(recipe), len(recipe.train_dataset)
+    batches, rows = _Batches(recipe, cache), len(recipe.train_dataset)
     labels = read_labels(recipe.train_dataset, args.label_column)
     if recipe.validation_dataset is not None:
         folds = [Fold(f.index, f.train, tuple(rows + row for row in f.validation)) for f in folds]
@@ -177,21 +179,17 @@ def make_problem(recipe: Recipe, spec: StudySpec, folds: Sequence[Fold]) -> Prob
 
 
 class _Batches:
-    """Rows as the model takes them, each read once."""
+    """Rows as the model takes them, each read once: those of the cache, if it has all."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        args, rows = recipe.args, recipe.train_dataset
-        transform = recipe.train_transform
-        drawn = transform is not None and is_random(view(rows, None, transform))
-        sources = [RowSource(rows, transform, seed=args.seed, seeded=drawn)]
-        if drawn or recipe.eval_transform is not transform:
-            sources.append(RowSource(rows, recipe.eval_transform, first=len(rows)))
-        plain = sources[-1]
-        if recipe.validation_dataset is not None:
-            first = sources[-1].numbers.stop
-            sources.append(RowSource(recipe.validation_dataset, recipe.eval_transform, first=first))
-        self.count, self.training, self.plain, self.scored = len(rows), sources[0], plain, sources[-1]
-        self.rows = RowStore(sources, int(args.prefix_cache_gb * 1e9))
+    def __init__(self, recipe: Recipe, cache: Cache | None) -> None:
+        args, self.count = recipe.args, len(recipe.train_dataset)
+        if cache is not None and cache.fits_training and recipe.validation_dataset is None:
+            sources, self.rows = cache.sources, cache.rows
+        else:
+            sources = _sources_of(recipe)
+            self.rows = RowStore(sources, int(args.prefix_cache_gb * 1e9))
+        self.training, self.scored = sources[0], sources[-1]
+        self.plain = self.scored if recipe.validation_dataset is None else sources[-2]
         trainer = recipe.trainer(recipe.model, args.for_candidate(str(args.folder), False), None)
         self.prepare = trainer._prepare_inputs
         self.collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
@@ -207,8 +205,20 @@ class _Batches:
         )
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, Any]:
-        rows = [dict(row) for row in self.rows.read(numbers)]
-        return dict(self.prepare(dict(self.collate(rows))))  # type: ignore[operator]
+        return dict(self.prepare(dict(self.collate(self.rows.read(numbers)))))  # type: ignore[operator]
+
+
+def _sources_of(recipe: Recipe) -> list[RowSource]:
+    """Training rows, the same as they are scored, and rows of a validation set, as far as these differ."""
+    rows, transform = recipe.train_dataset, recipe.train_transform
+    drawn = draws(view(rows, None, transform))
+    sources = [RowSource(rows, transform, seed=recipe.args.seed, seeded=drawn)]
+    if drawn or recipe.eval_transform is not transform:
+        sources.append(RowSource(rows, recipe.eval_transform, first=len(rows)))
+    if recipe.validation_dataset is not None:
+        first = sources[-1].numbers.stop
+        sources.append(RowSource(recipe.validation_dataset, recipe.eval_transform, first=first))
+    return sources
 
 
 def _score_of(recipe: Recipe) -> Any:
@@ -242,8 +252,19 @@ def forward_shares(model: torch.nn.Module, blocks: Sequence[str], batch: dict[st
     """
     model.eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(**batch)
+    try:
+        with torch.no_grad(), counter:
+            call(model, batch)
+    except NotImplementedError:  # the counter does not know an operation; blocks then count alike
+        return (1.0 / len(blocks),) * len(blocks)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     whole, top = max(counts.get("Global", 0), 1), type(model).__name__
-    return tuple(counts.get(f"{top}.{block}", 0) / whole for block in blocks)
+    return tuple(_inside(counts, f"{top}.{block}") / whole for block in blocks)
+
+
+def _inside(counts: dict[str, int], name: str) -> int:
+    """Arithmetic of a module; of one that only holds others, such as the list of a stage, that of these."""
+    if name in counts:
+        return counts[name]
+    below = [other for other in counts if other.startswith(f"{name}.")]
+    return sum(counts[one] for one in below if not any(one.startswith(f"{other}.") for other in below))

@@ -197,13 +197,13 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
             yield
             return
         self._recipe.args = self.args
-        collator, cut = self.data_collator, stored.cut_of(blocks)
+        cut = stored.cut_of(blocks)
         self._stored_rows = stored.at(cut).training_rows(range(len(self._recipe.train_dataset)))
         try:
             with stored.starting_at(self, cut):
                 yield
         finally:
-            self._stored_rows, self.data_collator, self._signature_columns = None, collator, None
+            self._stored_rows = None
             stored.close()
 
     def _wrap(self, blocks: list[str]) -> None:
