@@ -13,6 +13,7 @@ from subtuning_hf._version import __version__
 
 if TYPE_CHECKING:
     from subtuning_hf.blocks import find_blocks
+    from subtuning_hf.multitask import MultiTaskModel
     from subtuning_hf.training import GreedySubTuningArguments, GreedySubTuningTrainer
     from subtuning_hf.tuner import SubTuningConfig, lora_config_for_blocks
 
@@ -21,6 +22,7 @@ __all__ = [
     "SubTuningConfig",
     "GreedySubTuningArguments",
     "GreedySubTuningTrainer",
+    "MultiTaskModel",
     "lora_config_for_blocks",
     "__version__",
 ]
@@ -28,6 +30,7 @@ __all__ = [
 _HOME = {
     "find_blocks": "subtuning_hf.blocks",
     "SubTuningConfig": "subtuning_hf.tuner",
+    "MultiTaskModel": "subtuning_hf.multitask",
     "lora_config_for_blocks": "subtuning_hf.tuner",
     "GreedySubTuningArguments": "subtuning_hf.training",
     "GreedySubTuningTrainer": "subtuning_hf.training",

@@ -124,3 +124,8 @@ class PeerLostError(SubTuningError, ConnectionError):
 # --- stored inputs of blocks -----------------------------------------------------------------
 class PrefixCacheError(SubTuningError, RuntimeError):
     """The stored inputs of blocks cannot be made, kept or used as asked."""
+
+
+# --- many tasks on one trunk -----------------------------------------------------------------
+class MultiTaskError(SubTuningError, ValueError):
+    """Tasks, rows or inputs that a model of several tasks cannot answer."""

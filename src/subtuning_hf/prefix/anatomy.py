@@ -123,6 +123,15 @@ def examine(model: nn.Module, blocks: Sequence[str], call: Callable[[], Any]) ->
     )
 
 
+def tower_ends(model: nn.Module, blocks: Sequence[str]) -> list[int]:
+    """Numbers of blocks, apart from the last, whose outputs are read by more than the next: the end of an encoder."""
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return []
+    homes = [name.rpartition(".")[0] for name in blocks]
+    return [j for j in range(len(homes) - 1) if homes[j] != homes[j + 1]]
+
+
 class _Watch:
     def __init__(self, names: Mapping[int, str], of_block: Mapping[int, int], flops: FlopCounterMode | None) -> None:
         self.names, self.of_block, self.flops = names, of_block, flops

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import PrefixCacheError
@@ -76,6 +76,7 @@ class _Check:
     def __init__(self, learned: Learned, cuts: Sequence[int]) -> None:
         self.learned = learned
         self.rows = rows_to_try(learned)
+        self.tolerance = tolerance(learned.model, learned.device, learned.autocast)
         self.batch = learned.batch(self.rows)
         key = learned.inputs.key(self.batch)
         assert key is not None
@@ -198,7 +199,7 @@ class _Check:
         if outputs.keys() != self.full.keys():
             return next(iter(outputs.keys() ^ self.full.keys()))
         for path, value in self.full.items():
-            close = not self.repeats and _off(value, outputs[path]) <= tolerance(self.learned)
+            close = not self.repeats and deviation(value, outputs[path]) <= self.tolerance
             if not close and not _same(value, outputs[path]):
                 return path
         return None
@@ -211,7 +212,7 @@ class _Check:
             if self._has_rows(path):
                 pairs = [(self._row(value, path, i), self._row(outputs[path], path, i)) for i in range(len(self.rows))]
             for want, found in pairs:
-                error = _off(want, found)
+                error = deviation(want, found)
                 if not error <= greatest:
                     worst, greatest = path, error
         return worst, greatest
@@ -221,9 +222,9 @@ class _Check:
         What rounding may change: a constant, or more where the model's own rows alone differ more from rows in a batch
         (small variances of a BatchNorm magnify rounding), up to a limit.
         """
-        least = tolerance(self.learned)
+        least = self.tolerance
         own = [
-            _off(self._row(value, path, i), self._row(one[path], path, i, among=0))
+            deviation(self._row(value, path, i), self._row(one[path], path, i, among=0))
             for path, value in self.full.items()
             if self._has_rows(path)
             for i, one in enumerate(self.alone)
@@ -262,15 +263,15 @@ def rows_to_try(learned: Learned) -> list[int]:
     return [lengths.rows_of(bucket)[-1] for bucket in (buckets[0], buckets[-1], buckets[len(buckets) // 2])]
 
 
-def tolerance(learned: Learned) -> float:
+def tolerance(model: nn.Module, device: torch.device, autocast: torch.dtype | None = None) -> float:
     """What rounding may change when the same rows run in other batches, relative to the greatest value."""
-    kinds = {p.dtype for p in learned.model.parameters() if p.is_floating_point()}
-    if learned.autocast is not None:
-        kinds.add(learned.autocast)
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if autocast is not None:
+        kinds.add(autocast)
     eps = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
     if eps > 1e-4:
         return 4 * eps
-    cuda = learned.device.type == "cuda"
+    cuda = device.type == "cuda"
     if cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
         return 4 * 2.0**-10
     return 1e-5
@@ -282,7 +283,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return bool(((left == right) | ((left != left) & (right != right))).all())
 
 
-def _off(want: Tensor, found: Tensor) -> float:
+def deviation(want: Tensor, found: Tensor) -> float:
     """Greatest difference, relative to the greatest finite value; infinite where only one is NaN."""
     if want.shape != found.shape:
         return float("inf")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PrefixCacheError
-from .anatomy import Anatomy, examine
+from .anatomy import Anatomy, examine, tower_ends
 from .capture import capture, device_of, on_device, undisturbed, without_cache
 from .inputs import Batch, Inputs, Key, Lengths, learn_inputs, measure, padding_side
 from .structure import Dims, Template, compare, tensors_of
@@ -144,14 +144,7 @@ class Learned:
         """
         if not cut:
             return []
-        return sorted({end for end in self._tower_ends() if end < cut - 1} | {cut - 1})
-
-    def _tower_ends(self) -> list[int]:
-        config: Any = getattr(self.model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):
-            return []
-        homes = [name.rpartition(".")[0] for name in self.blocks]
-        return [j for j in range(len(homes) - 1) if homes[j] != homes[j + 1]]
+        return sorted({end for end in tower_ends(self.model, self.blocks) if end < cut - 1} | {cut - 1})
 
     def row_bytes(self, cut: int) -> float:
         """Mean bytes per row that a cut takes."""

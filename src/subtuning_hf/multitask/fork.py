@@ -1,0 +1,365 @@
+"""
+A module of the trunk beside those that tasks have in its place, and how a call of the model runs through it.
+
+In a call, rows lie stacked lane by lane between the blocks; each module of a block takes its rows out of the stack, and
+out of side inputs such as masks, which the model makes from what it was fed. Knows modules, tensors and steps of a
+plan; does not know adapters or outputs of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .plan import Step, Take
+
+FED, STATE = "fed", "state"
+
+
+class CannotStack(Exception):
+    """Rows of several tasks cannot run together through this model."""
+
+
+class Call(Protocol):
+    """What decides in a call how a fork runs."""
+
+    def run(self, fork: Fork, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """In the place of the fork's forward."""
+
+
+_CALL: ContextVar[Call | None] = ContextVar("subtuning_multitask_call", default=None)
+
+
+class Fork(nn.Module):
+    """
+    A module of the trunk, and those that tasks have in its place. Outside of a call it is the former.
+
+    Args:
+        base_layer (`torch.nn.Module`): The frozen module.
+        name (`str`): Its name in the model.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.own = nn.ModuleDict()
+        self.place = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        call = _CALL.get()
+        return self.base_layer(*args, **kwargs) if call is None else call.run(self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Models read attributes of their blocks (`layer.attention_type`, `classifier.weight`).
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer" or "_modules" not in self.__dict__:
+                raise
+            return getattr(self.base_layer, name)
+
+
+class during:
+    """While the block of code runs, forks of this thread do what a call says."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __enter__(self) -> None:
+        self.token = _CALL.set(self.call)
+
+    def __exit__(self, *_exc: object) -> None:
+        _CALL.reset(self.token)
+
+
+# --- what is known of a fork -----------------------------------------------------------------
+@dataclass(frozen=True)
+class Part:
+    """
+    One leaf of what a module takes or returns.
+
+    Args:
+        dim (`int` or `None`): Dimension that holds the rows.
+        size (`int`): Length of the first dimension where none does.
+        source (`str`): Of an argument with rows: `"fed"` or `"state"`.
+    """
+
+    dim: int | None
+    size: int = 0
+    source: str = FED
+
+
+@dataclass(frozen=True)
+class Shape:
+    """
+    How a module's arguments and output hold their rows.
+
+    Args:
+        args (`tuple[Part, ...]`), output (`tuple[Part, ...]`): Leaf by leaf.
+    """
+
+    args: tuple[Part, ...]
+    output: tuple[Part, ...]
+
+
+# --- a step, ready to run --------------------------------------------------------------------
+class Index:
+    """
+    A [`Take`] on a device.
+
+    Args:
+        take ([`Take`]): Which rows.
+        device (`torch.device`): Of the tensors.
+    """
+
+    def __init__(self, take: Take, device: torch.device) -> None:
+        self.all, self.span, self.size, self.count = take.all, take.span, take.size, len(take.rows)
+        self.numbers = None if self.span is not None else torch.tensor(take.rows, device=device)
+
+    def of(self, value: Tensor, dim: int) -> Tensor:
+        """The rows of a tensor."""
+        if self.all:
+            return value
+        if self.numbers is None:
+            start, stop = self.span  # type: ignore[misc]
+            return value.narrow(dim, start, stop - start)
+        return value.index_select(dim, self.numbers)
+
+    def parts(self, most: int) -> list[Index]:
+        """The same rows in parts of at most so many."""
+        if self.count <= most:
+            return [self]
+        numbers = list(range(*self.span)) if self.span is not None else self.numbers.tolist()  # type: ignore[union-attr]
+        device = torch.device("cpu") if self.numbers is None else self.numbers.device
+        pieces = [tuple(numbers[i : i + most]) for i in range(0, self.count, most)]
+        return [Index(Take(piece, self.size), device) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows that run through a module together: the module, and where its rows are."""
+
+    module: nn.Module
+    state: Index
+    fed: Index
+
+
+@dataclass(frozen=True)
+class Bound:
+    """
+    A step with its modules.
+
+    Args:
+        runs (`tuple[Run, ...]`): One after the other; their outputs are put one behind the other.
+        order ([`Index`]): The rows of that which go on.
+        plain (`bool`): Whether the frozen module runs on what comes, as it comes.
+    """
+
+    runs: tuple[Run, ...]
+    order: Index
+    plain: bool
+
+    @classmethod
+    def of(cls, step: Step, modules: Mapping[str | None, nn.Module], device: torch.device, most: int | None) -> Bound:
+        """
+        Bind a step.
+
+        Args:
+            step ([`Step`]): Of a plan.
+            modules (`Mapping[str | None, torch.nn.Module]`): By owner.
+            device (`torch.device`): Of the rows.
+            most (`int` or `None`): Most rows that run through a module at once.
+        """
+        runs = []
+        for group in step.groups:
+            state, fed = Index(group.state, device), Index(group.fed, device)
+            pairs = [(state, fed)] if most is None else zip(state.parts(most), fed.parts(most), strict=True)
+            runs += [Run(modules[group.owner], one, other) for one, other in pairs]
+        plain = step.plain and len(runs) == 1
+        return cls(tuple(runs), Index(step.order, device), plain)
+
+
+@dataclass
+class Stacked:
+    """
+    A call in which rows of several tasks run stacked.
+
+    Args:
+        steps (`Mapping[str, Bound]`): By the name of the fork; others run as they are.
+        shapes (`Mapping[str, Shape]`): What is known of each.
+    """
+
+    steps: Mapping[str, Bound]
+    shapes: Mapping[str, Shape]
+    _taken: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def run(self, fork: Fork, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One module."""
+        step = self.steps.get(fork.place)
+        if step is None or step.plain:
+            return fork.base_layer(*args, **kwargs)
+        return self.through(step, self.shapes[fork.place], args, kwargs)
+
+    def through(self, step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Rows through the modules of a step."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        parts = self._sources(leaves, shape.args, step.runs[0])
+        outputs = []
+        for run in step.runs:
+            taken = [self._take(leaf, part, run) for leaf, part in zip(leaves, parts, strict=True)]
+            own_args, own_kwargs = pytree.tree_unflatten(taken, spec)
+            outputs.append(run.module(*own_args, **own_kwargs))
+        return join(outputs, [run.state.count for run in step.runs], shape.output, step.order)
+
+    def _sources(self, leaves: Sequence[Any], known: Sequence[Part], run: Run) -> list[Part | None]:
+        if len(leaves) != len(known):
+            raise CannotStack("a block is called with other arguments than before")
+        return [_source(leaf, part, run.state.size, run.fed.size) for leaf, part in zip(leaves, known, strict=True)]
+
+    def _take(self, leaf: Any, part: Part | None, run: Run) -> Any:
+        if part is None or part.dim is None:
+            return leaf
+        if part.source == STATE:
+            return run.state.of(leaf, part.dim)
+        key = (id(leaf), id(run.fed), part.dim)  # a mask comes to every block, and its rows are taken once
+        if key not in self._taken:
+            self._taken[key] = leaf, run.fed.of(leaf, part.dim)
+        return self._taken[key][1]
+
+
+def _source(leaf: Any, part: Part, state: int, fed: int) -> Part | None:
+    """Where the rows of an argument come from; `None` if it has none."""
+    if not isinstance(leaf, Tensor) or not leaf.ndim:
+        return None
+    if part.dim is None:  # without rows when it was learned, or not there: it may have been given some since
+        part = given_rows(leaf, part, state, fed)
+        return None if part.dim is None else part
+    size = leaf.shape[part.dim]
+    if size == (state if part.source == STATE else fed):
+        return part
+    if size == 1:
+        return None
+    raise CannotStack(f"an argument of a block has {size} rows where {state} or {fed} were expected")
+
+
+def given_rows(leaf: Tensor, part: Part, state: int, fed: int) -> Part:
+    """
+    What a leaf is that had no rows when it was learned: of rows if it has as many now.
+
+    One that was not there, such as a mask of rows that are not padded, is made from what the model was fed; one that
+    was the same for all rows comes out of a block that gave different tasks different ones.
+    """
+    first = leaf.shape[0]
+    if first in (1, part.size) or first not in (state, fed):
+        return part
+    sources = {fed: FED, state: STATE} if part.size else {state: STATE, fed: FED}
+    return Part(0, source=sources[first])
+
+
+def join(outputs: Sequence[Any], counts: Sequence[int], parts: Sequence[Part], order: Index) -> Any:
+    """
+    Outputs of several modules as one.
+
+    Args:
+        outputs (`Sequence[Any]`): Of the same structure.
+        counts (`Sequence[int]`): Rows in each.
+        parts (`Sequence[Part]`): How they hold their rows.
+        order ([`Index`]): The rows of all that are wanted.
+    """
+    flat = [pytree.tree_flatten(output) for output in outputs]
+    leaves, spec = [one[0] for one in flat], flat[0][1]
+    if any(len(one) != len(parts) for one in leaves):
+        raise CannotStack("modules of one block return different structures")
+    joined = [_join([one[i] for one in leaves], counts, part, order) for i, part in enumerate(parts)]
+    return pytree.tree_unflatten(joined, spec)
+
+
+def _join(values: list[Any], counts: Sequence[int], part: Part, order: Index) -> Any:
+    if not isinstance(values[0], Tensor) or not values[0].ndim:
+        return values[0]
+    dim = part.dim
+    if dim is None:
+        if len(values) == 1 and values[0].shape[0] in (part.size, 1):
+            return values[0]
+        # The same for all rows of one module, but perhaps not of another, such as T5's position biases.
+        dim = 0
+    grown = []
+    for value, count in zip(values, counts, strict=True):
+        if value.shape[dim] == 1 and count > 1:
+            value = value.expand(*value.shape[:dim], count, *value.shape[dim + 1 :])
+        if value.shape[dim] != count:
+            raise CannotStack(f"a module returned {tuple(value.shape)} for {count} rows")
+        grown.append(value)
+    whole = grown[0] if len(grown) == 1 else torch.cat(same_width(grown, dim), dim)
+    return order.of(whole, dim)
+
+
+def same_width(values: Sequence[Tensor], rows: int) -> list[Tensor]:
+    """Outputs of heads with different class counts: -inf is what softmax and argmax take for "no such class"."""
+    shapes = [value.shape for value in values]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise CannotStack("modules of one place return tensors of different kinds")
+    most = [max(shape[d] for shape in shapes) for d in range(len(shapes[0]))]
+    padded = []
+    for value in values:
+        pads = [0 if d == rows else most[d] - value.shape[d] for d in range(value.ndim)]
+        if any(pads):
+            pairs = [n for pad in reversed(pads) for n in (0, pad)]
+            value = nn.functional.pad(value, pairs, value=float("-inf"))
+        padded.append(value)
+    return padded
+
+
+# --- finding out -----------------------------------------------------------------------------
+@dataclass
+class Watch:
+    """
+    A call that takes down what each fork takes and returns.
+
+    Args:
+        seen (`dict`): Shapes of arguments and of the output by fork, filled by the call; `None` for what is no tensor.
+    """
+
+    seen: dict[str, tuple[list[torch.Size | None], list[torch.Size | None]]] = field(default_factory=dict)
+
+    def run(self, fork: Fork, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One module."""
+        if fork.place in self.seen:
+            raise CannotStack(f"'{fork.place}' is called more than once in a pass")
+        arguments = _shapes((args, kwargs))
+        output = fork.base_layer(*args, **kwargs)
+        self.seen[fork.place] = arguments, _shapes(output)
+        return output
+
+
+def _shapes(structure: Any) -> list[torch.Size | None]:
+    return [leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_flatten(structure)[0]]
+
+
+def learn_parts(two: Sequence[torch.Size | None], three: Sequence[torch.Size | None]) -> tuple[Part, ...]:
+    """
+    How leaves hold their rows, from a call with 2 and one with 3.
+
+    Raises: [`CannotStack`]: If they depend on the number of rows in another way.
+    """
+    if len(two) != len(three):
+        raise CannotStack("the number of values depends on the number of rows")
+    parts = []
+    for left, right in zip(two, three, strict=True):
+        if left is None or right is None or not len(left):
+            parts.append(Part(None))
+            continue
+        grown = [d for d, (a, b) in enumerate(zip(left, right, strict=True)) if a != b]
+        if not grown:
+            parts.append(Part(None, left[0]))
+        elif len(grown) == 1 and (left[grown[0]], right[grown[0]]) == (2, 3):
+            parts.append(Part(grown[0], source=STATE))
+        else:
+            raise CannotStack(f"a value of shape {tuple(left)} does not hold one entry for each row")
+    return tuple(parts)

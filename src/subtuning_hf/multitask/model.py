@@ -1,0 +1,281 @@
+"""
+`MultiTaskModel`: many tasks on one trunk, each answered as its adapter would alone.
+
+Knows adapters, plans and forks; does not know data, servers or how adapters were trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from torch import nn
+
+from ..errors import MultiTaskError
+from ..prefix.capture import device_of
+from .adapters import TaskModel, block_names, load_base, load_task, structure_copy
+from .engine import Engine, Tasks, requests_of
+from .fork import Fork
+from .learn import Learned, count_rows, named, put
+from .plan import Plan
+
+_LABELS = ("labels", "label", "start_positions", "end_positions")
+
+
+class MultiTaskModel(nn.Module):
+    """
+    A base model with the adapters of several tasks, which are answered together.
+
+    Tasks share the frozen blocks ahead of their first tuned one, and each frozen block behind it runs once on the rows
+    of all of them. The first call with inputs of a new kind finds out how the model can be run so and compares the
+    answers with those of each adapter alone; where they differ, tasks run one by one, and a warning says why.
+
+    Args:
+        base (`torch.nn.Module`): The base model, without adapters. It is not changed, but its weights are shared, and
+            frozen.
+        blocks (`Sequence[str]`, *optional*): Names of its blocks in forward order; by default those that are found.
+        base_task (`str`, *optional*): Name under which the base's own task is answered.
+        max_lanes (`int`, *optional*): Most batches' worth of rows that run through a block at once, to bound memory.
+
+    Example:
+
+    ```python
+    tasks = MultiTaskModel.from_adapters(base, {"flowers": "user/a", "pets": "user/b"})
+    logits = tasks(pixel_values=x)["flowers"].logits
+    ```
+    """
+
+    bare: nn.Module
+    engine: Engine
+    stack: nn.Module
+    apart: nn.ModuleDict
+
+    def __init__(
+        self,
+        base: nn.Module,
+        blocks: Sequence[str] | None = None,
+        base_task: str | None = None,
+        max_lanes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if hasattr(base, "peft_config"):
+            raise MultiTaskError("Expected a base model without adapters. Take them out first (`unload()`).")
+        if max_lanes is not None and max_lanes < 1:
+            raise MultiTaskError(f"Expected at least 1 for `max_lanes`, found {max_lanes}.")
+        self.blocks = tuple(blocks) if blocks is not None else block_names(base, ())
+        self.max_lanes = max_lanes
+        bare = structure_copy(base).requires_grad_(False).eval()
+        self.stack = structure_copy(bare)
+        for name in self.blocks:
+            put(self.stack, name, Fork(self.stack.get_submodule(name), name))
+        # Not a submodule: it holds the same tensors.
+        self.__dict__["bare"] = bare
+        self.__dict__["engine"] = Engine(self.stack, bare, self.blocks, max_lanes)
+        self.apart = nn.ModuleDict()
+        self._tasks = Tasks({base_task: TaskModel(bare, {})} if base_task is not None else {})
+
+    @classmethod
+    def from_adapters(
+        cls,
+        base: nn.Module | str | os.PathLike,
+        adapters: Mapping[str, str | os.PathLike],
+        *,
+        blocks: Sequence[str] | None = None,
+        base_task: str | None = None,
+        max_lanes: int | None = None,
+        **kwargs: Any,
+    ) -> MultiTaskModel:
+        """
+        Load adapters onto one base.
+
+        Args:
+            base (`torch.nn.Module`, `str` or `os.PathLike`):
+                The base model, or its folder or Hub name; it is then loaded as the class that the first adapter names.
+            adapters (`Mapping[str, str | os.PathLike]`): Name of each task to a folder or Hub name of its adapter:
+                SubTuning, or LoRA.
+            blocks (`Sequence[str]`, *optional*), base_task (`str`, *optional*), max_lanes (`int`, *optional*):
+                See [`MultiTaskModel`].
+            kwargs: For the base's `from_pretrained`, such as `dtype` or `revision`.
+
+        Raises: [`MultiTaskError`]: If an adapter is of another kind. One for another base has an error of its own.
+        """
+        if not isinstance(base, nn.Module):
+            if not adapters:
+                raise MultiTaskError("Expected at least one adapter, which says what class of model the base is.")
+            config = PeftConfig.from_pretrained(str(next(iter(adapters.values()))))
+            base = load_base(str(base), config, **kwargs)
+        elif kwargs:
+            raise MultiTaskError(f"{', '.join(kwargs)} mean something only where `base` is a name to load from.")
+        model = cls(base, blocks if blocks is not None else block_names(base, adapters.values()), base_task, max_lanes)
+        for task, adapter in adapters.items():
+            model.add_task(task, adapter)
+        return model
+
+    # --- tasks --------------------------------------------------------------------------------
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Names of the tasks."""
+        return tuple(self._tasks.models)
+
+    def add_task(self, task: str, adapter: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        Add a task; calls that are running are not disturbed, and the trunk is not copied.
+
+        Args:
+            task (`str`): Its name.
+            adapter (`str` or `os.PathLike`): Folder or Hub name of its adapter.
+            kwargs: For `PeftModel.from_pretrained`, such as `revision`.
+
+        Raises: [`MultiTaskError`]: If there is a task of this name.
+        """
+        if task in self._tasks.models:
+            raise MultiTaskError(f"There is a task '{task}' already. Remove it first, or choose another name.")
+        found = load_task(self.bare, self.blocks, adapter, **kwargs)
+        device = device_of(self.bare)
+        for module in found.own.values():
+            module.to(device)
+        with self.engine.lock:
+            if task in self._tasks.models:
+                raise MultiTaskError(f"There is a task '{task}' already. Remove it first, or choose another name.")
+            for name, module in found.own.items():
+                self._fork(name).own[_key(task)] = module
+            if found.apart is not None:
+                self.apart[_key(task)] = found.model
+            self._tasks = Tasks({**self._tasks.models, task: found})
+
+    def remove_task(self, task: str) -> None:
+        """
+        Remove a task; calls that are running still answer it.
+
+        Args:
+            task (`str`): Its name.
+        """
+        with self.engine.lock:
+            self._model_of(task)
+            for name in self._tasks.models[task].own:
+                self._fork(name).own.pop(_key(task))
+            self.apart.pop(_key(task)) if _key(task) in self.apart else None
+            self._tasks = Tasks({name: one for name, one in self._tasks.models.items() if name != task})
+
+    def task_model(self, task: str) -> nn.Module:
+        """
+        The model that answers one task alone; it shares all that is not the task's own.
+
+        Args:
+            task (`str`): Its name.
+        """
+        return self._model_of(task).model
+
+    def config_of(self, task: str) -> Any:
+        """The configuration of a task, with its `num_labels` and `id2label`; `None` where models have none."""
+        return getattr(self._model_of(task).model, "config", None)
+
+    def own_modules(self, task: str) -> dict[str, nn.Module]:
+        """Modules that a task has in the place of the base's, by name: its tuned blocks and its head."""
+        return dict(self._model_of(task).own)
+
+    def _model_of(self, task: str) -> TaskModel:
+        if task not in self._tasks.models:
+            raise MultiTaskError(f"Expected a task among {', '.join(self.tasks) or 'none'}, found '{task}'.")
+        return self._tasks.models[task]
+
+    def _fork(self, name: str) -> Fork:
+        module = self.stack.get_submodule(name)
+        if not isinstance(module, Fork):
+            module = Fork(module, name)
+            put(self.stack, name, module)
+            self.engine.learned.clear()  # nothing is known of the new place
+        return module
+
+    # --- answering ----------------------------------------------------------------------------
+    def forward(
+        self,
+        *args: Any,
+        tasks: Sequence[str] | None = None,
+        rows: Mapping[str, Sequence[int]] | Sequence[str | Iterable[str]] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """
+        Answer tasks.
+
+        Args:
+            args, kwargs: Inputs of the base model, tensors of shape `(batch, ...)`.
+            tasks (`Sequence[str]`, *optional*): Which; by default all, for every row.
+            rows (`Mapping[str, Sequence[int]]` or `Sequence[str | Iterable[str]]`, *optional*):
+                Rows of the batch that each task answers, or for each row its task or tasks.
+
+        Returns: `dict[str, Any]`:
+            By task, what the adapter returns alone, for its rows in the order asked for.
+        Raises: [`MultiTaskError`]: If tasks, rows or inputs cannot be answered.
+        """
+        inputs = named(self.bare, args, kwargs)
+        if given := [name for name in _LABELS if inputs.get(name) is not None]:
+            raise MultiTaskError(
+                f"Tasks have labels of their own: take '{given[0]}' out, and the loss from the logits."
+            )
+        now, size = self._tasks, count_rows(inputs)
+        requests = requests_of(now.models, tasks, rows, size)
+        grads = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        with nullcontext() if grads else torch.inference_mode():
+            return self.engine.answer(now, inputs, size, requests)
+
+    def train(self, mode: bool = True) -> MultiTaskModel:
+        """Everything stays in eval mode: what is shared must not depend on who else is answered."""
+        return super().train(False)
+
+    # --- looking ------------------------------------------------------------------------------
+    def plan(
+        self,
+        tasks: Sequence[str] | None = None,
+        rows: Mapping[str, Sequence[int]] | Sequence[str | Iterable[str]] | None = None,
+        batch_size: int = 1,
+    ) -> Plan:
+        """
+        How a batch is answered: which block runs on how many rows. Print it.
+
+        Args:
+            tasks (`Sequence[str]`, *optional*), rows (*optional*): As for a call.
+            batch_size (`int`, *optional*, defaults to 1): Rows of the batch.
+
+        Returns: [`Plan`]: Its shares of arithmetic are known after the first call; before, blocks count alike.
+        """
+        learned = self._last()
+        requests = requests_of(self.tasks, tasks, rows, batch_size)
+        return self.engine.plan(self._tasks, learned, batch_size, requests)
+
+    def check(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        Compare the answers with those of each adapter alone; every first call with inputs of a new kind does so.
+
+        Args:
+            args, kwargs: Inputs of the base model.
+
+        Returns: `dict[str, float]`:
+            By task, the greatest difference relative to the greatest value; 0 for a task that runs by itself.
+        """
+        now = self._tasks
+        key, _ = self.engine.ready(now, named(self.bare, args, kwargs))
+        return {task: now.checked[key].off.get(task, 0.0) for task in now.models}
+
+    @property
+    def way(self) -> str:
+        """
+        `str`: How the last new kind of inputs is answered: `"once"` if the model is fed each row once, `"tiled"` if one
+        row for each answer, `"alone"` if tasks run one by one; `"unknown"` before the first call.
+        """
+        learned = self._last()
+        if learned is None:
+            return "unknown"
+        return "alone" if learned.tiled is None else "tiled" if learned.tiled else "once"
+
+    def _last(self) -> Learned | None:
+        return next(reversed(self.engine.learned.values()), None)
+
+
+def _key(task: str) -> str:
+    """A name as a `ModuleDict` takes it."""
+    return "task_" + task.replace("%", "%25").replace(".", "%2E")
