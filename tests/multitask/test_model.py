@@ -162,7 +162,6 @@ def test_an_adapter_of_another_base_is_refused_and_leaves_nothing(model, folder)
 def test_parts_of_blocks(folder):
     from peft import get_peft_model
 
-
     part = "bert.encoder.layer.1.attention"
     peft = get_peft_model(BERT.build(), SubTuningConfig(blocks=[part]))
     disturb(peft, 3)

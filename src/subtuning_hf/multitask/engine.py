@@ -20,9 +20,9 @@ from transformers.utils import logging
 from ..errors import MultiTaskError
 from ..prefix.anatomy import tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
-from .adapters import TaskModel
-from .fork import Bound, CannotStack, Fork, Part, Stacked, during
-from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, rows_of, split
+from .adapters import TaskModel, structure_copy
+from .fork import Bound, CannotStack, FixedFork, Fork, Part, Stacked, during
+from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split
 from .plan import Plan, make_plan
 
 logger = logging.get_logger(__name__)
@@ -156,6 +156,25 @@ class Engine:
             shares=learned.shares if learned is not None else (),
         )
 
+    def fixed(self, now: Tasks, inputs: Inputs, size: int, requests: Requests) -> FixedTasks:
+        """
+        The answers to some requests as a module that decides nothing when it is called.
+
+        Raises: [`MultiTaskError`]: If the tasks cannot run together.
+        """
+        key, learned = self.ready(now, inputs)
+        apart = [task for task in requests if not shares_trunk(now.models[task], learned)]
+        if apart:
+            reason = learned.reason or f"{', '.join(apart)} shares nothing with the others"
+            raise MultiTaskError(f"These tasks cannot run in one pass: {reason}. Export each from `task_model(task)`.")
+        plan, steps = self.bound(now, key, learned, size, requests)
+        stack = structure_copy(self.stack)
+        for name, fork in [(n, m) for n, m in stack.named_modules() if isinstance(m, Fork)]:
+            step = steps.get(name)
+            plain = step is None or step.plain
+            put(stack, name, fork.base_layer if plain else FixedFork(step, learned.shapes[name], fork.base_layer))  # type: ignore[arg-type]
+        return FixedTasks(stack, plan, size, learned.output, now.checked[key].widths)
+
     def fork(self, name: str) -> Fork:
         """The fork at a place."""
         fork = self.stack.get_submodule(name)
@@ -213,6 +232,35 @@ class Engine:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message)
+
+
+class FixedTasks(nn.Module):
+    """
+    A model that answers the same requests for every batch: to be compiled or exported.
+
+    Args:
+        stack (`torch.nn.Module`): With the steps of the plan in the place of forks.
+        plan ([`Plan`]), size (`int`): The plan, and the rows of a batch.
+        output (`Sequence[Part]`), widths (`Mapping[str, tuple]`): How the output holds rows and classes.
+    """
+
+    def __init__(
+        self, stack: nn.Module, plan: Plan, size: int, output: Sequence[Part], widths: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.stack, self.plan, self.size = stack, plan, size
+        self.output, self.widths = tuple(output), dict(widths)
+
+    def forward(self, **inputs: Any) -> dict[str, Any]:
+        """
+        Args:
+            inputs: As the base model takes them, with as many rows as planned.
+
+        Returns: `dict[str, Any]`: By task, what the adapter returns alone.
+        """
+        fed = without_cache(self.stack, rows_of(inputs, self.size, self.plan.fed))
+        answers = split(self.stack(**fed), self.plan, self.output)
+        return {task: _narrowed(answer, self.widths.get(task, ())) for task, answer in answers.items()}
 
 
 def shares_trunk(model: TaskModel, learned: Learned) -> bool:

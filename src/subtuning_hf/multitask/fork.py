@@ -197,40 +197,84 @@ class Stacked:
 
     steps: Mapping[str, Bound]
     shapes: Mapping[str, Shape]
-    _taken: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _taken: Taken = field(default_factory=dict)
 
     def run(self, fork: Fork, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One module."""
         step = self.steps.get(fork.place)
         if step is None or step.plain:
             return fork.base_layer(*args, **kwargs)
-        return self.through(step, self.shapes[fork.place], args, kwargs)
+        return through(step, self.shapes[fork.place], args, kwargs, self._taken)
 
-    def through(self, step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Rows through the modules of a step."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        parts = self._sources(leaves, shape.args, step.runs[0])
-        outputs = []
-        for run in step.runs:
-            taken = [self._take(leaf, part, run) for leaf, part in zip(leaves, parts, strict=True)]
-            own_args, own_kwargs = pytree.tree_unflatten(taken, spec)
-            outputs.append(run.module(*own_args, **own_kwargs))
-        return join(outputs, [run.state.count for run in step.runs], shape.output, step.order)
 
-    def _sources(self, leaves: Sequence[Any], known: Sequence[Part], run: Run) -> list[Part | None]:
-        if len(leaves) != len(known):
-            raise CannotStack("a block is called with other arguments than before")
-        return [_source(leaf, part, run.state.size, run.fed.size) for leaf, part in zip(leaves, known, strict=True)]
+class FixedFork(nn.Module):
+    """
+    A step of one plan, for good: nothing is decided when it is called, so that it can be compiled and exported.
 
-    def _take(self, leaf: Any, part: Part | None, run: Run) -> Any:
-        if part is None or part.dim is None:
-            return leaf
-        if part.source == STATE:
-            return run.state.of(leaf, part.dim)
-        key = (id(leaf), id(run.fed), part.dim)  # a mask comes to every block, and its rows are taken once
-        if key not in self._taken:
-            self._taken[key] = leaf, run.fed.of(leaf, part.dim)
-        return self._taken[key][1]
+    Args:
+        step ([`Bound`]): The step.
+        shape ([`Shape`]): What is known of the place.
+        base_layer (`torch.nn.Module`): The frozen module.
+    """
+
+    def __init__(self, step: Bound, shape: Shape, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.runs = nn.ModuleList([run.module for run in step.runs])
+        self.step, self.shape = step, shape
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return through(self.step, self.shape, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer" or "_modules" not in self.__dict__:
+                raise
+            return getattr(self.base_layer, name)
+
+
+Taken = dict[tuple[int, int, int], tuple[Tensor, Tensor]]
+
+
+def through(step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any], taken: Taken | None = None) -> Any:
+    """
+    Rows through the modules of a step.
+
+    Args:
+        step ([`Bound`]): The step.
+        shape ([`Shape`]): How arguments and output of the place hold their rows.
+        args, kwargs: Of the call.
+        taken (`dict`, *optional*): Rows of side inputs that were taken already in this call of the model.
+
+    Raises: [`CannotStack`]: If arguments or outputs are not as they were learned.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    if len(leaves) != len(shape.args):
+        raise CannotStack("a block is called with other arguments than before")
+    first, outputs = step.runs[0], []
+    parts = [
+        _source(leaf, part, first.state.size, first.fed.size) for leaf, part in zip(leaves, shape.args, strict=True)
+    ]
+    for run in step.runs:
+        chosen = [_take(leaf, part, run, taken) for leaf, part in zip(leaves, parts, strict=True)]
+        own_args, own_kwargs = pytree.tree_unflatten(chosen, spec)
+        outputs.append(run.module(*own_args, **own_kwargs))
+    return join(outputs, [run.state.count for run in step.runs], shape.output, step.order)
+
+
+def _take(leaf: Any, part: Part | None, run: Run, taken: Taken | None) -> Any:
+    if part is None or part.dim is None:
+        return leaf
+    if part.source == STATE:
+        return run.state.of(leaf, part.dim)
+    if taken is None:
+        return run.fed.of(leaf, part.dim)
+    key = (id(leaf), id(run.fed), part.dim)  # a mask comes to every block, and its rows are taken once
+    if key not in taken:
+        taken[key] = leaf, run.fed.of(leaf, part.dim)
+    return taken[key][1]
 
 
 def _source(leaf: Any, part: Part, state: int, fed: int) -> Part | None:

@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import MultiTaskError
 from ..prefix.capture import device_of
 from .adapters import TaskModel, block_names, load_base, load_task, structure_copy
-from .engine import Engine, Tasks, requests_of
+from .engine import Engine, FixedTasks, Tasks, requests_of
 from .fork import Fork
 from .learn import Learned, count_rows, named, put
 from .plan import Plan
@@ -222,6 +222,21 @@ class MultiTaskModel(nn.Module):
         grads = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         with nullcontext() if grads else torch.inference_mode():
             return self.engine.answer(now, inputs, size, requests)
+
+    def fixed(self, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> FixedTasks:
+        """
+        A module that answers the same tasks for every batch of one size, for `torch.compile` and `torch.export`.
+
+        Args:
+            args, kwargs: A batch as it will come: its number of rows is fixed.
+            tasks (`Sequence[str]`, *optional*): Which; by default all there are now.
+
+        Returns: [`FixedTasks`]: It takes inputs by name and shares all weights.
+        Raises: [`MultiTaskError`]: If the tasks cannot run together.
+        """
+        inputs, now = named(self.bare, args, kwargs), self._tasks
+        size = count_rows(inputs)
+        return self.engine.fixed(now, inputs, size, requests_of(now.models, tasks, None, size))
 
     def train(self, mode: bool = True) -> MultiTaskModel:
         """Everything stays in eval mode: what is shared must not depend on who else is answered."""
