@@ -6,8 +6,8 @@ Many tasks on one trunk, against answering each task by itself.
 A ResNet-50, a ViT-S/16 and a BERT-base with random weights (time and memory do not depend on them); every task tunes
 one block, early, at two thirds, or the last one, and has a head of its own. Measured in one process, in rotating
 order: the tasks on one trunk; as many separate models; one PEFT model that switches its adapter for every task; and
-PEFT's mixed batch with LoRA of rank 8 in the same blocks. Next to each ratio stands what the arithmetic of the plan allows.
-Peak memory is taken in processes of their own. Finished measurements are kept: give the same command again.
+PEFT's mixed batch with LoRA of rank 8 in the same blocks. Next to each ratio stands what the arithmetic of the plan
+allows. Peak memory is taken in processes of their own. Finished measurements are kept: give the same command again.
 """
 
 from __future__ import annotations
