@@ -442,12 +442,21 @@ def test_the_table_shows_a_loss_as_it_is():
 
 
 def test_a_long_list_is_cut_but_not_what_was_trained():
-    many = tuple(predicted(names, 1.0 - place / 100) for place, names in enumerate(subsets("abcde")))
+    many = tuple(predicted(names, place / 100) for place, names in enumerate(subsets("abcde")))[::-1]
     last = many[-1].candidate
     run = ProposalRun(KERNEL, many, (many[0].candidate, last), (0,), 1.0, 0.5, 0.75, 2.0)
     known = [Evaluation(unit.candidate, 0, 0.5, 10) for unit in run.units]
     spec = make_spec("abcde", 3)
     text = SearchResult.from_state(spec, confirm(run, known), (), run).table()
     lines = text.splitlines()
-    assert len(many) == 32 and lines[2].startswith("head only") and lines[14].startswith(last.label)
+    assert len(many) == 32 and lines[2].startswith("a + b + c + d + e ") and lines[14].startswith(last.label)
     assert "... and 19 more, predicted to be no better and not trained." in lines[15]
+
+
+def test_a_larger_selection_of_which_a_part_is_predicted_as_good_is_not_shown():
+    known = (predicted("a", 1.0), predicted("ab", 1.0), predicted("b", 0.5), predicted("bc", 0.75), predicted("c", 0.25))
+    run = ProposalRun(KERNEL, known, (known[0].candidate,), (0,), 1.0, 0.5, 0.75, 2.0)
+    scores = [Evaluation(unit.candidate, 0, 0.5, 10) for unit in run.units]
+    lines = SearchResult.from_state(make_spec("abc", 3), confirm(run, scores), (), run).table().splitlines()
+    assert [line.split("  ")[0] for line in lines[2:6]] == ["a", "b", "b + c", "c"]
+    assert "... and 1 more, predicted to be no better and not trained." in lines[6]

@@ -57,7 +57,9 @@ def prediction_table(result: SearchResult) -> str:
     assert run is not None
     sign = 1 if result.greater_is_better else -1
     rows = prediction_rows(run, result.confirmations)
-    shown = [row for place, row in enumerate(rows) if row["num_evaluations"] or place < _MOST_SHOWN]
+    # A larger selection of which a part is predicted to be as good says nothing.
+    telling = [row for row in rows if row["num_evaluations"] or not _adds_nothing(row, rows)]
+    shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     lines = [
         text_table(
             ["selection", "predicted", result.metric, "trainable", "trainings", "seconds"],
@@ -85,6 +87,11 @@ def prediction_table(result: SearchResult) -> str:
         f"Chosen: {chosen}.",
     ]
     return "\n".join(lines)
+
+
+def _adds_nothing(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    blocks = set(row["blocks"])
+    return any(set(other["blocks"]) < blocks and other["predicted"] >= row["predicted"] for other in rows)
 
 
 def _trainings(result: SearchResult, run: ProposalRun) -> str:
