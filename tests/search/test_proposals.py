@@ -454,9 +454,10 @@ def test_a_long_list_is_cut_but_not_what_was_trained():
 
 
 def test_a_larger_selection_of_which_a_part_is_predicted_as_good_is_not_shown():
-    known = (predicted("a", 1.0), predicted("ab", 1.0), predicted("b", 0.5), predicted("bc", 0.75), predicted("c", 0.25))
-    run = ProposalRun(KERNEL, known, (known[0].candidate,), (0,), 1.0, 0.5, 0.75, 2.0)
+    scored = {"a": 1.0, "ab": 1.0, "bc": 0.75, "b": 0.5, "c": 0.25}
+    known = tuple(predicted(names, score) for names, score in scored.items())
+    run = ProposalRun(KERNEL, known, (known[0].candidate, known[3].candidate), (0,), 1.0, 0.5, 0.75, 2.0)
     scores = [Evaluation(unit.candidate, 0, 0.5, 10) for unit in run.units]
     lines = SearchResult.from_state(make_spec("abc", 3), confirm(run, scores), (), run).table().splitlines()
-    assert [line.split("  ")[0] for line in lines[2:6]] == ["a", "b", "b + c", "c"]
+    assert [line.split("  ")[0] for line in lines[2:6]] == ["a", "b + c", "b", "c"]
     assert "... and 1 more, predicted to be no better and not trained." in lines[6]
