@@ -179,10 +179,16 @@ def report(found: dict[str, Any], title: str) -> str:
             f"{name:18} {statistics.median(seconds):9.1f} {statistics.median(ratios):10.2f} {min(ratios):7.2f} "
             f"{max(ratios):8.2f} {found['trainings'][name]:9}"
         )
-    same = all(picked == found["chosen"]["loop"][0] for name in ("loop", *list(VARIANTS)[:3])
-               for picked in found["chosen"][name])
-    lines += ["```", f"\nBound from arithmetic alone, the same trainings: {found['bound']:.2f}.",
-              f"Decisions of loop, search and certain elimination equal: {same}."]
+    same = all(
+        picked == found["chosen"]["loop"][0]
+        for name in ("loop", *list(VARIANTS)[:3])
+        for picked in found["chosen"][name]
+    )
+    lines += [
+        "```",
+        f"\nBound from arithmetic alone, the same trainings: {found['bound']:.2f}.",
+        f"Decisions of loop, search and certain elimination equal: {same}.",
+    ]
     return "\n".join(lines) + "\n"
 
 

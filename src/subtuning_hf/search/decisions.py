@@ -6,7 +6,7 @@ Pure functions of rounds. Knows no order of rounds; that is `greedy`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import IncompleteRoundError
 from .records import Candidate, Decision, Evaluation, Round, SearchSpec
@@ -74,6 +74,57 @@ def start(round_: Round, words: str) -> Decision:
     return Decision(round_.index, best, None, None, None, reason, round_.direction)
 
 
+def cheapest_to_serve(
+    round_: Round, best: Candidate, search: SearchSpec, worth: Callable[[Candidate], bool]
+) -> tuple[Candidate, str]:
+    """
+    The candidate that a search with `serving_aware` takes in the place of the best.
+
+    Looked at are the best candidate and all others whose score is behind it by no more than one standard error of the
+    paired differences over folds (with a single fold: by nothing), as far as they pass the same stop rule as the best.
+    Of these the one that adds least to the latency of serving is taken; of equally cheap ones the best, and of equally
+    good ones the last. Whether the search goes on is decided by the best candidate, as without latency.
+
+    Args:
+        round_ ([`Round`]): Round whose evaluations are complete.
+        best ([`Candidate`]): Its best candidate.
+        search ([`SearchSpec`]): Holds the cost of serving.
+        worth (`Callable[[Candidate], bool]`): Whether a candidate passes the stop rule.
+
+    Returns: `tuple[Candidate, str]`: the candidate, and in words what latency did.
+    """
+    cost = search.serving
+    assert cost is not None  # checked when the record was made
+    near = [each for each in round_.survivors if each == best or (_is_near(round_, each, best) and worth(each))]
+    added = {each: cost.relative(each.blocks) for each in near}
+    least = min(added.values())
+    cheapest = best_of({each: score_of(round_.of(each)) for each in near if same_score(added[each], least)})
+    if len(near) == 1:
+        return best, "no other candidate that is worth it is within one standard error of it"
+    many = f"of the {len(near)} candidates within one standard error of the best it adds least latency"
+    if cheapest == best:
+        return best, f"{many} ({added[best]:.2f} passes)"
+    change = _change(round_, best)
+    behind = score_of(round_.of(best)) - score_of(round_.of(cheapest))
+    return cheapest, (
+        f"{many}: {added[cheapest]:.2f} passes instead of the {added[best]:.2f} of {change}, "
+        + (f"which scores {behind:.6g} more" if behind > 0 else "which scores the same")
+    )
+
+
+def _is_near(round_: Round, candidate: Candidate, best: Candidate) -> bool:
+    """Whether a candidate is behind the best by no more than one standard error."""
+    gap, error = paired_gain(round_.of(candidate), round_.of(best))
+    slack = RELATIVE_TIE * max(abs(score_of(round_.of(candidate))), abs(score_of(round_.of(best))))
+    return gap <= (error or 0.0) + slack
+
+
+def _change(round_: Round, candidate: Candidate) -> str:
+    """What a candidate adds to the selection or takes from it."""
+    old, new = round_.selection.blocks, candidate.blocks
+    return " + ".join([name for name in new if name not in old] or [name for name in old if name not in new])
+
+
 def decide(round_: Round, before: Iterable[Evaluation], search: SearchSpec) -> Decision:
     """
     End a round whose candidates have more blocks than the selection.
@@ -90,8 +141,15 @@ def decide(round_: Round, before: Iterable[Evaluation], search: SearchSpec) -> D
         return start(round_, "the head alone scores")
     best, before = pick_winner(round_), tuple(before)
     gain, error, stop = _compare(before, round_.of(best), search)
-    added = " + ".join(name for name in best.blocks if name not in round_.selection.blocks)
-    compared = _compared(f"gains {gain:.6g}", not stop, error, search)
+    served = ""
+    if search.serving_aware and not stop:
+        best, words = cheapest_to_serve(
+            round_, best, search, lambda each: not _compare(before, round_.of(each), search)[2]
+        )
+        gain, error, _ = _compare(before, round_.of(best), search)
+        served = f"; {words}"
+    added = _change(round_, best)
+    compared = _compared(f"gains {gain:.6g}", not stop, error, search) + served
     if not stop:
         reason = f"{added} is {'chosen' if round_.direction == 'list' else 'added'}: {compared}."
     elif round_.direction == "list":
@@ -120,15 +178,22 @@ def decide_removal(round_: Round, path: Sequence[Scored], search: SearchSpec, fo
     Returns: [`Decision`]: without a winner if every block stays.
     Raises: [`IncompleteRoundError`]: If evaluations are missing.
     """
-    best = pick_winner(round_)
-    removed = " + ".join(name for name in round_.selection.blocks if name not in best.blocks)
-    loss, error, stop = _compare(round_.of(best), _best_scored(path), search)
+    best, reference = pick_winner(round_), _best_scored(path)
+    loss, error, stop = _compare(round_.of(best), reference, search)
+    served = ""
+    if search.serving_aware and (stop or forced is not None):
+        best, choice = cheapest_to_serve(
+            round_, best, search, lambda each: forced is not None or _compare(round_.of(each), reference, search)[2]
+        )
+        loss, error, _ = _compare(round_.of(best), reference, search)
+        served = f"; {choice}"
+    removed = _change(round_, best)
     words = f"loses {loss:.6g}" if loss > 0 else f"gains {-loss:.6g}" if loss < 0 else "loses nothing"
     compared = _compared(words, not stop, error, search) if loss > 0 or not stop else words
     if forced is not None:
-        winner, reason = best, f"{removed} is removed since the selection is over {forced}: {words}."
+        winner, reason = best, f"{removed} is removed since the selection is over {forced}: {words}{served}."
     elif stop:
-        winner, reason = best, f"{removed} is removed: {compared}."
+        winner, reason = best, f"{removed} is removed: {compared}{served}."
     else:
         winner, reason = None, f"Every block earns its place: removing the one missed least, {removed}, {compared}."
     return Decision(round_.index, winner, -loss or 0.0, error, threshold_of(error, search), reason, round_.direction)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from ..errors import ArgumentsError
 from .decisions import Scored, decide, decide_removal, start
 from .records import Candidate, Decision, Round, SearchSpec, StudySpec
-from .space import HEAD_ONLY, add_one, in_forward_order, remove_one
+from .scores import RELATIVE_TIE
+from .space import HEAD_ONLY, add_one, in_forward_order, remove_one, windows
 
 
 class Direction(ABC):
@@ -60,7 +61,14 @@ class Direction(ABC):
             return f"max_blocks={most}"
         if parameters is not None and self.num_parameters(candidate) > parameters:
             return f"max_block_parameters={parameters:,}"
+        if self.too_slow(candidate):
+            return f"max_added_latency={self.search.max_added_latency:g}"
         return None
+
+    def too_slow(self, candidate: Candidate) -> bool:
+        """Whether a selection adds more to the latency of serving than it may."""
+        cost, most = self.search.serving, self.search.max_added_latency
+        return cost is not None and most is not None and cost.relative(candidate.blocks) > most * (1 + RELATIVE_TIE)
 
 
 class Forward(Direction):
@@ -76,21 +84,23 @@ class Forward(Direction):
         if self.search.max_blocks is not None and count >= self.search.max_blocks:
             return f"The bound max_blocks={self.search.max_blocks} is reached."
         found = tuple(wanted for wanted in add_one(self.blocks, selection) if self.exceeded(wanted) is None)
-        words = "further block" if count else "block"
-        return found or f"No {words} fits under max_block_parameters={self.search.max_block_parameters:,}."
+        if not found:
+            bounds = dict.fromkeys(self.exceeded(wanted) for wanted in add_one(self.blocks, selection))
+            return f"No {'further block' if count else 'block'} fits under {' and '.join(map(str, bounds))}."
+        return found
 
     def decide(self, round_: Round, path: Sequence[Scored]) -> Decision:
         return decide(round_, path[-1] if path else (), self.search)
 
 
 class Backward(Direction):
-    """From all blocks, one less each round."""
+    """From all blocks that are not too slow alone, one less each round."""
 
     name = "backward"
 
     @property
     def start(self) -> Candidate:
-        return Candidate(self.blocks)
+        return Candidate(tuple(name for name in self.blocks if not self.too_slow(Candidate((name,)))))
 
     def following(self, selection: Candidate, decision: Decision | None = None) -> tuple[Candidate, ...] | str:
         # Reversed, so that a tie removes the block nearest the input, which is the dearest to train and to serve.
@@ -98,7 +108,9 @@ class Backward(Direction):
 
     def decide(self, round_: Round, path: Sequence[Scored]) -> Decision:
         if round_.index == 0:
-            return start(round_, f"all {len(self.blocks)} blocks together score")
+            count, some = len(self.start.blocks), len(self.start.blocks) < len(self.blocks)
+            kept = f" that keep max_added_latency={self.search.max_added_latency:g} alone" if some else ""
+            return start(round_, f"all {count} blocks{kept} together score")
         # What a bound forbids is no measure for what it allows.
         allowed = [scored for scored in path if self.exceeded(scored[0].candidate) is None]
         return decide_removal(round_, allowed or path, self.search, self.exceeded(round_.selection))
@@ -133,3 +145,20 @@ class Listed(Direction):
 
 
 DIRECTIONS: dict[str, type[Direction]] = {rules.name: rules for rules in (Forward, Backward, Listed)}
+
+
+def left_out(spec: StudySpec, search: SearchSpec) -> tuple[Candidate, ...]:
+    """
+    What a search does not train since it adds too much latency: of a list its candidates, else single blocks.
+
+    Any selection with such a block is left out too; larger ones of other blocks can be.
+
+    Args:
+        spec ([`StudySpec`]): Blocks to choose from.
+        search ([`SearchSpec`]): Its bound.
+
+    Returns: `tuple[Candidate, ...]`: in forward order; empty without a bound.
+    """
+    rules = Forward(spec, search)
+    tried = search.candidates if search.direction == "list" else windows(rules.blocks)
+    return tuple(candidate for candidate in tried if rules.too_slow(candidate))

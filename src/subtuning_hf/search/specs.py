@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ArgumentsError
 from . import checks
+from .serving import ServingCost
 from .units import BlockInfo, Candidate
 
 # "exact" trains every candidate; the others predict scores, each in its own way, and train a few candidates.
@@ -139,6 +140,13 @@ class SearchSpec:
             candidate gets first.
         score_limit (`float`, *optional*): For `"certain"`: the best possible score, in what is maximised.
         budget (`float`, *optional*): For proposals: what the search may cost, in full fine-tunes.
+        serving ([`ServingCost`], *optional*): What selections add to the latency of serving many tasks.
+        max_added_latency (`float`, *optional*):
+            Most that a selection may add, in passes of the base; others are not trained. Backward starts from all
+            blocks that keep the bound alone, and while they do not together, the best removal is made.
+        serving_aware (`bool`, *optional*, defaults to `False`):
+            Take the candidate that adds least latency among those that are about as good as the best; see
+            `decisions.cheapest_to_serve` for the rule.
 
     Raises: [`ArgumentsError`]: If a value is of another type or out of range.
     """
@@ -155,6 +163,9 @@ class SearchSpec:
     smallest_budget: float = checks.later(1 / 9)
     score_limit: float | None = checks.later(None)
     budget: float | None = checks.later(None)
+    serving: ServingCost | None = checks.later(None)
+    max_added_latency: float | None = checks.later(None)
+    serving_aware: bool = checks.later(False)
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("direction", DIRECTIONS), ("pruner", PRUNERS)):
@@ -187,6 +198,26 @@ class SearchSpec:
             )
         if self.score_limit is not None:
             checks.put(self, "score_limit", checks.finite(self.score_limit, "SearchSpec.score_limit"))
+        self._check_serving()
+
+    def _check_serving(self) -> None:
+        checks.instance(bool, self.serving_aware, "SearchSpec.serving_aware")
+        if self.max_added_latency is not None:
+            most = checks.finite(self.max_added_latency, "SearchSpec.max_added_latency", least=0)
+            checks.put(self, "max_added_latency", most)
+        if self.serving is None:
+            if self.serving_aware or self.max_added_latency is not None:
+                raise ArgumentsError(
+                    "SearchSpec.serving must say what selections cost for `max_added_latency` and `serving_aware`, "
+                    "found None."
+                )
+            return
+        checks.instance(ServingCost, self.serving, "SearchSpec.serving")
+        if self.serving_aware and (self.strategy != "exact" or self.pruner == "certain"):
+            raise ArgumentsError(
+                "SearchSpec.serving_aware compares candidates that were trained on every fold, which strategy 'exact' "
+                f"does without pruner 'certain'; found strategy {self.strategy!r} and pruner {self.pruner!r}."
+            )
 
     def _check_candidates(self) -> None:
         if not isinstance(self.candidates, (tuple, list)):
@@ -209,6 +240,8 @@ class SearchSpec:
         values = checks.written(self)
         if self.candidates:
             values["candidates"] = [candidate.to_json() for candidate in self.candidates]
+        if self.serving is not None:
+            values["serving"] = self.serving.to_json()
         return values
 
     @classmethod
@@ -217,6 +250,8 @@ class SearchSpec:
         if "candidates" in values:
             listed = checks.instance(list, values["candidates"], "SearchSpec.candidates")
             values["candidates"] = tuple(map(Candidate.from_json, listed))
+        if "serving" in values:
+            values["serving"] = ServingCost.from_json(values["serving"])
         return cls(**values)
 
 
