@@ -69,8 +69,9 @@ def parallel(tasks: int, layer: int) -> tuple[Callable[[dict[str, torch.Tensor]]
 
     model: Any = BertAdapterModel(BertConfig()).eval()
     names = [f"task{n}" for n in range(tasks)]
-    for name, tuned in zip(names, layers_of(tasks, layer), strict=True):
-        model.add_adapter(name, config=SeqBnConfig(leave_out=[n for n in range(LAYERS) if n != tuned]))
+    tuned = set(layers_of(tasks, layer))  # all tasks have an adapter in each of them: other tasks raise a TypeError
+    for name in names:
+        model.add_adapter(name, config=SeqBnConfig(leave_out=[n for n in range(LAYERS) if n not in tuned]))
         model.add_classification_head(name, num_labels=10)
     model.active_adapters = Parallel(*names)
     model.active_head = names
