@@ -362,7 +362,7 @@ def test_dense_connections_run_task_by_task_and_say_so(folder, caplog):
         ({"tasks": ["flowers"]}, "among early, late, both, head, found 'flowers'"),
         ({"tasks": "late"}, "a list of tasks, found 'late'"),
         ({"rows": {"late": [2]}}, r"rows in 0 \.\.\. 1 for 'late', found \[2\]"),
-        ({"rows": ["late"]}, "tasks of 2 rows, found 1"),
+        ({"rows": ["late"]}, "tasks of each of 2 rows"),
         ({"rows": {"late": []}}, "at least one row"),
         ({"labels": torch.tensor([0, 1])}, "labels of their own"),
     ],

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 
@@ -98,13 +99,35 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind not in KINDS:
         raise MultiTaskError(f"Expected an adapter of SubTuning or LoRA, found one of {kind} in '{adapter}'.")
-    peft = PeftModel.from_pretrained(structure_copy(base), str(adapter), **kwargs)  # type: ignore[arg-type]
+    if getattr(config, "alora_invocation_tokens", None):
+        raise MultiTaskError(
+            f"'{adapter}' is an activated LoRA, which depends on tokens of the input: it cannot share."
+        )
+    memo: dict[int, Any] = {}
+    # Some adapters of LoRA are written into the weights of the base when they are loaded: not into these.
+    copied = structure_copy(base) if kind == "SUBTUNING" else copy.deepcopy(base, memo)
+    with torch.random.fork_rng():  # PEFT draws weights before it reads them
+        peft: Any = PeftModel.from_pretrained(copied, str(adapter), **kwargs)  # type: ignore[arg-type]
     if kind == "SUBTUNING":
-        model = peft.merge_and_unload()  # type: ignore[operator]
+        model = peft.merge_and_unload()
     else:  # its weights stay apart from those of the base
-        model = peft.base_model.model  # type: ignore[union-attr]
+        model = peft.base_model.model
         model.__dict__.pop("_hf_peft_config_loaded", None)
-    return as_task(base, blocks, model)  # type: ignore[arg-type]
+        _share(base, memo)
+    return as_task(base, blocks, model)
+
+
+def _share(base: nn.Module, memo: dict[int, Any]) -> None:
+    """Put the tensors of the base in the place of copies that are equal; `memo` is that of the copying."""
+    for module in base.modules():
+        copied = memo[id(module)]
+        for ours, theirs in ((module._parameters, copied._parameters), (module._buffers, copied._buffers)):
+            for name, tensor in ours.items():
+                found = theirs.get(name)
+                if tensor is not None and found is not None and torch.equal(tensor, found):
+                    theirs[name] = tensor  # type: ignore[assignment]
+        if all(copied._buffers.get(name) is buffer for name, buffer in module._buffers.items()):
+            copied._buffers = module._buffers  # they follow when the base is moved
 
 
 def _for_config(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +146,37 @@ def as_task(base: nn.Module, blocks: Collection[str], model: nn.Module) -> TaskM
     model.requires_grad_(False).eval()
     own: list[str] = []
     apart = [name or type(model).__name__ for name in _differing(base, model, "", set(blocks), own)]
-    # Other modules around the same tensors: models hang hooks on the modules they call.
-    return TaskModel(model, {n: structure_copy(model.get_submodule(n)) for n in own}, apart[0] if apart else None)
+    return TaskModel(model, own_modules(model, own), apart[0] if apart else None)
+
+
+def own_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Modules of a task by name: other modules around the same tensors, as models hang hooks on those they call."""
+    return {name: structure_copy(model.get_submodule(name)) for name in names}
+
+
+def lifted(models: Mapping[str, TaskModel], blocks: Collection[str]) -> dict[str, TaskModel]:
+    """
+    The same tasks, none with a module of its own that lies inside of what is another task's: both then have the outer.
+
+    Args:
+        models (`Mapping[str, TaskModel]`): All tasks.
+        blocks (`Collection[str]`): Names of the blocks, which are places of their own.
+    """
+    places = {name for model in models.values() for name in model.own if name not in blocks}
+    outer = {name: _outermost(name, places) for name in places}
+
+    def lift(model: TaskModel) -> TaskModel:
+        wanted = dict.fromkeys(outer.get(name, name) for name in model.own)
+        if wanted.keys() == model.own.keys():
+            return model
+        kept = {name: model.own[name] for name in wanted if name in model.own}
+        return replace(model, own={**kept, **own_modules(model.model, [name for name in wanted if name not in kept])})
+
+    return {task: lift(model) for task, model in models.items()}
+
+
+def _outermost(name: str, places: Collection[str]) -> str:
+    return min((place for place in places if f"{name}.".startswith(f"{place}.")), key=len)
 
 
 def _differing(base: nn.Module, model: nn.Module, name: str, blocks: Collection[str], own: list[str]) -> Iterator[str]:

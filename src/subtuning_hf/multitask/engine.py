@@ -6,12 +6,14 @@ Knows forks, plans and what was learned of the model; does not know where adapte
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -22,38 +24,54 @@ from ..prefix.anatomy import tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from .adapters import TaskModel, structure_copy
 from .fork import Bound, CannotStack, FixedFork, Fork, Part, Stacked, during
-from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split
+from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split, told
 from .plan import Plan, make_plan
 
 logger = logging.get_logger(__name__)
 Requests = Mapping[str, tuple[int, ...]]
 # Asks for what is inside the model, or brings it: such a call is answered task by task.
 _INNER = ("output_hidden_states", "output_attentions", "past_key_values", "use_cache")
-PLANS_KEPT = 256
+PLANS_KEPT, KINDS_KEPT = 256, 64
+_BASE = "\0base"  # no name of a task
 
 
 @dataclass(frozen=True)
-class Checked:
+class Ready:
     """
-    How the answers of tasks compare with those of each alone.
+    What is known of a model and its tasks for one kind of inputs.
 
     Args:
-        off (`Mapping[str, float]`): Greatest difference relative to the greatest value.
+        learned ([`Learned`]): How the model takes rows of several tasks.
+        together (`frozenset[str]`): Tasks whose answers out of a shared pass were found to be right.
+        off (`Mapping[str, float]`): Greatest difference of these to the task alone, relative to the greatest value.
         widths (`Mapping[str, tuple]`): Leaves of a task's output that are narrower than the widest task's: number of
             the leaf, dimension, size.
+        reason (`str` or `None`): Why some tasks run by themselves.
     """
 
-    off: Mapping[str, float]
-    widths: Mapping[str, tuple[tuple[int, int, int], ...]]
+    learned: Learned
+    together: frozenset[str] = frozenset()
+    off: Mapping[str, float] = field(default_factory=dict)
+    widths: Mapping[str, tuple[tuple[int, int, int], ...]] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """The tasks at one time; a change makes another, so that calls that run see what they began with."""
+    """
+    The tasks at one time; a change makes another, so that calls that run see what they began with.
+
+    Args:
+        models (`Mapping[str, TaskModel]`): By name.
+        stack (`torch.nn.Module`): The model with forks in the place of its blocks and of heads.
+        learned (`dict`): By kind of inputs, how this stack takes rows of several tasks; shared while the stack is.
+    """
 
     models: Mapping[str, TaskModel]
+    stack: nn.Module
+    learned: OrderedDict[tuple, Learned] = field(default_factory=OrderedDict)
+    ready: OrderedDict[tuple, Ready] = field(default_factory=OrderedDict)
     plans: OrderedDict[tuple, tuple[Plan, dict[str, Bound]]] = field(default_factory=OrderedDict)
-    checked: dict[tuple, Checked] = field(default_factory=dict)
 
 
 class Engine:
@@ -61,17 +79,22 @@ class Engine:
     Runs batches.
 
     Args:
-        stack (`torch.nn.Module`): With forks in the place of its blocks and of heads.
-        bare (`torch.nn.Module`): The same without.
+        bare (`torch.nn.Module`): The model without forks.
         blocks (`Sequence[str]`): Names of the blocks in forward order.
         max_lanes (`int` or `None`): Most batches' worth of rows that run through a module at once.
     """
 
-    def __init__(self, stack: nn.Module, bare: nn.Module, blocks: Sequence[str], max_lanes: int | None) -> None:
-        self.stack, self.bare, self.blocks, self.max_lanes = stack, bare, tuple(blocks), max_lanes
+    def __init__(self, bare: nn.Module, blocks: Sequence[str], max_lanes: int | None) -> None:
+        self.bare, self.blocks, self.max_lanes = bare, tuple(blocks), max_lanes
         self.lock = threading.RLock()
-        self.learned: dict[tuple, Learned] = {}
         self._said: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.RLock()
 
     # --- answering ----------------------------------------------------------------------------
     def answer(self, now: Tasks, inputs: Inputs, size: int, requests: Requests) -> dict[str, Any]:
@@ -85,29 +108,38 @@ class Engine:
         """
         inner = any(inputs.get(name) is not None and inputs[name] is not False for name in _INNER)
         answers: dict[str, Any] = {}
+        failure: Exception | None = None
         if len(requests) > 1 and not inner:
-            key, learned = self.ready(now, inputs)
-            together = {task: rows for task, rows in requests.items() if shares_trunk(now.models[task], learned)}
+            kind, ready = self.ready(now, inputs)
+            together = {task: rows for task, rows in requests.items() if task in ready.together}
             if len(together) > 1:
                 try:
-                    answers = self._stacked(now, key, learned, inputs, size, together)
-                except CannotStack as error:
-                    self._say(f"Tasks ran one by one: {error}.")
+                    answers = self._stacked(now, kind, ready, inputs, size, together)
+                except Exception as error:  # the model's own code may meet shapes that it did not in the check
+                    failure = error
         for task, rows in requests.items():
-            if task not in answers:
+            if task not in answers:  # an error in the inputs themselves shows here, as it does without this package
                 chosen, model = rows_of(inputs, size, rows), now.models[task].model
                 answers[task] = model(**(chosen if inner else without_cache(model, chosen)))
+        if failure is not None:
+            self._gave_up(now, kind, failure)
         return {task: answers[task] for task in requests}
 
+    def _gave_up(self, now: Tasks, kind: tuple, failure: Exception) -> None:
+        """Tasks had to run one by one, and each of them could."""
+        self._say(f"{type(self.bare).__name__} answered its tasks one by one: {told(failure)}.")
+        if not isinstance(failure, (CannotStack, torch.OutOfMemoryError)) and kind in now.ready:
+            now.ready[kind] = Ready(now.ready[kind].learned, reason=told(failure))
+
     def _stacked(
-        self, now: Tasks, key: tuple, learned: Learned, inputs: Inputs, size: int, requests: Requests
+        self, now: Tasks, kind: tuple, ready: Ready, inputs: Inputs, size: int, requests: Requests
     ) -> dict[str, Any]:
-        plan, steps = self.bound(now, key, learned, size, requests)
+        plan, steps = self.bound(now, kind, ready.learned, size, requests)
         fed = without_cache(self.bare, rows_of(inputs, size, plan.fed))
-        with during(Stacked(steps, learned.shapes)):
-            output = self.stack(**fed)
-        answers, widths = split(output, plan, learned.output), now.checked[key].widths
-        return {task: _narrowed(answer, widths.get(task, ())) for task, answer in answers.items()}
+        with during(Stacked(steps, ready.learned.shapes)):
+            output = now.stack(**fed)
+        answers = split(output, plan, ready.learned.output)
+        return {task: _narrowed(answer, ready.widths.get(task, ())) for task, answer in answers.items()}
 
     # --- plans --------------------------------------------------------------------------------
     def bound(
@@ -123,22 +155,18 @@ class Engine:
         most = None if self.max_lanes is None else self.max_lanes * size
 
         def module_of(name: str, owner: str | None) -> nn.Module:
-            return self.fork(name).base_layer if owner is None else now.models[owner].own[name]
+            return fork_of(now.stack, name).base_layer if owner is None else now.models[owner].own[name]
 
         with torch.inference_mode(False):  # its numbers of rows serve calls with gradients too
             found = plan, bind(plan, self.blocks, learned.stem, module_of, device_of(self.bare), most)
         with self.lock:
-            now.plans[key] = found
-            while len(now.plans) > PLANS_KEPT:
-                now.plans.popitem(last=False)
+            keep(now.plans, key, found, PLANS_KEPT)
         return found
 
     def plan(self, now: Tasks, learned: Learned | None, size: int, requests: Requests) -> Plan:
-        """The plan of a batch; without what was learned, blocks count alike."""
+        """The plan of a pass that some tasks share; without what was learned, blocks count alike."""
         place = {name: number for number, name in enumerate(self.blocks)}
-        owners = {
-            task: {place[name]: task for name in model.own if name in place} for task, model in now.models.items()
-        }
+        owners = {task: {place[name]: task for name in now.models[task].own if name in place} for task in requests}
         heads: dict[str, dict[str, str]] = {}
         for task in requests:
             for name in now.models[task].own:
@@ -162,76 +190,107 @@ class Engine:
 
         Raises: [`MultiTaskError`]: If the tasks cannot run together.
         """
-        key, learned = self.ready(now, inputs)
-        apart = [task for task in requests if not shares_trunk(now.models[task], learned)]
+        kind, ready = self.ready(now, inputs)
+        apart = [task for task in requests if task not in ready.together]
         if apart:
-            reason = learned.reason or f"{', '.join(apart)} shares nothing with the others"
-            raise MultiTaskError(f"These tasks cannot run in one pass: {reason}. Export each from `task_model(task)`.")
-        plan, steps = self.bound(now, key, learned, size, requests)
-        stack = structure_copy(self.stack)
+            raise MultiTaskError(
+                f"Tasks {', '.join(apart)} cannot run in one pass with the others: {ready.reason}. Export each from "
+                "`task_model(task)`."
+            )
+        plan, steps = self.bound(now, kind, ready.learned, size, requests)
+        stack = structure_copy(now.stack)
         for name, fork in [(n, m) for n, m in stack.named_modules() if isinstance(m, Fork)]:
             step = steps.get(name)
-            plain = step is None or step.plain
-            put(stack, name, fork.base_layer if plain else FixedFork(step, learned.shapes[name], fork.base_layer))  # type: ignore[arg-type]
-        return FixedTasks(stack, plan, size, learned.output, now.checked[key].widths)
-
-    def fork(self, name: str) -> Fork:
-        """The fork at a place."""
-        fork = self.stack.get_submodule(name)
-        assert isinstance(fork, Fork)
-        return fork
+            if step is None or step.plain:
+                put(stack, name, fork.base_layer)
+            else:
+                put(stack, name, FixedFork(step, ready.learned.shapes[name], fork.base_layer))
+        return FixedTasks(stack, plan, size, ready.learned.output, ready.widths)
 
     # --- learning -----------------------------------------------------------------------------
-    def ready(self, now: Tasks, inputs: Inputs) -> tuple[tuple, Learned]:
-        """What is known of the model for inputs of a kind, with all tasks compared, and the key it has."""
-        key = (kind_of(inputs), device_of(self.bare), next(self.bare.parameters()).dtype)
-        learned = self.learned.get(key)
-        if learned is not None and key in now.checked:
-            return key, learned
+    def ready(self, now: Tasks, inputs: Inputs) -> tuple[tuple, Ready]:
+        """What is known for inputs of a kind, with all tasks compared, and the key of the kind."""
+        kind = (kind_of(inputs), device_of(self.bare), next(self.bare.parameters()).dtype)
+        found = now.ready.get(kind)
+        if found is not None:
+            return kind, found
         with self.lock, torch.inference_mode(False), torch.no_grad():
-            learned = self.learned.get(key)
-            if learned is None:
-                learned = learn(self.stack, self.bare, self.blocks, inputs)
-            if key not in now.checked:
-                learned = self._check(now, key, learned)
-            self.learned[key] = learned
-            return key, learned
+            if kind not in now.ready:
+                learned = now.learned.get(kind)
+                if learned is None:
+                    learned = learn(now.stack, self.bare, self.blocks, inputs)
+                    keep(now.learned, kind, learned, KINDS_KEPT)
+                ready = self.check(now, kind, learned)
+                if ready.reason is not None and len(now.models) > 1:
+                    apart = [task for task in now.models if task not in ready.together]
+                    who = ", ".join(apart) if ready.together else "its tasks"
+                    self._say(f"{type(self.bare).__name__} answers {who} one by one: {ready.reason}.")
+                keep(now.ready, kind, ready, KINDS_KEPT)
+            return kind, now.ready[kind]
 
-    def _check(self, now: Tasks, key: tuple, learned: Learned) -> Learned:
-        """Compare all tasks with each alone."""
-        together = [task for task, model in now.models.items() if shares_trunk(model, learned)]
-        if learned.tiled is not None and together:
-            try:
-                now.checked[key] = self._compare(now, key, learned, together)
-                return learned
-            except (CannotStack, RuntimeError, ValueError, IndexError, TypeError) as error:
-                learned = replace(learned, tiled=None, reason=str(error).splitlines()[0].rstrip("."))
-        if learned.tiled is None and len(now.models) > 1:
-            self._say(f"{type(self.bare).__name__} answers its tasks one by one: {learned.reason}.")
-        now.checked[key] = Checked({}, {})
-        return learned
-
-    def _compare(self, now: Tasks, key: tuple, learned: Learned, tasks: Sequence[str]) -> Checked:
-        probe = learned.probe
+    def check(self, now: Tasks, kind: tuple, learned: Learned) -> Ready:
+        """Compare all tasks with each alone; those that are wrong in a shared pass are left out of it."""
+        if learned.tiled is None:
+            return Ready(learned, reason=learned.reason)
+        reasons: dict[str, str] = {}
+        for task, model in now.models.items():
+            early = next((name for name in model.own if name in learned.early), model.apart)
+            if early is not None:
+                reasons[task] = f"'{early}' of {task} is not the trunk's"
+        together = [task for task in now.models if task not in reasons]
         with undisturbed(self.bare):
-            alone = {task: now.models[task].model(**probe) for task in tasks}
-            now.checked[key] = Checked({}, {})
             try:
-                stacked = self._stacked(now, key, learned, probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
-            finally:
-                del now.checked[key]
-            widths = {task: _widths(alone[task], stacked[task], learned.output) for task in tasks}
-            off = {}
-            for task in tasks:
-                model = now.models[task].model
-                most = allowed(model, probe, alone[task], learned.output)
-                off[task] = compare(_narrowed(stacked[task], widths[task]), alone[task], most)
-        return Checked(off, widths)
+                return self._compare(now, kind, learned, together, reasons)
+            except Exception as error:
+                failure = told(error)
+            for task in together:  # who is it? Each with the base for company
+                pair = replace(
+                    now, models={task: now.models[task], _BASE: TaskModel(self.bare, {})}, plans=OrderedDict()
+                )
+                try:
+                    self._compare(pair, kind, learned, list(pair.models), {})
+                except Exception as error:
+                    reasons[task] = told(error)
+            try:
+                return self._compare(now, kind, learned, [t for t in together if t not in reasons], reasons)
+            except Exception:
+                return Ready(learned, reason=failure)
+
+    def _compare(
+        self, now: Tasks, kind: tuple, learned: Learned, tasks: Sequence[str], reasons: Mapping[str, str]
+    ) -> Ready:
+        reason = next(iter(reasons.values()), None)
+        if not tasks:
+            return Ready(learned, reason=reason)
+        probe = learned.probe
+        alone = {task: now.models[task].model(**probe) for task in tasks}
+        stacked = self._stacked(now, kind, Ready(learned), probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
+        widths = {task: _widths(alone[task], stacked[task], learned.output) for task in tasks}
+        off = {}
+        for task in tasks:
+            most = allowed(now.models[task].model, probe, alone[task], learned.output)
+            off[task] = compare(_narrowed(stacked[task], widths[task]), alone[task], most)
+        return Ready(learned, frozenset(tasks), off, widths, reason)
 
     def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message)
+
+
+def keep(kept: OrderedDict, key: Any, value: Any, most: int) -> None:
+    """Keep a value, and not more than so many."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def fork_of(stack: nn.Module, name: str) -> Fork:
+    """The fork at a place."""
+    fork = stack.get_submodule(name)
+    assert isinstance(fork, Fork)
+    return fork
 
 
 class FixedTasks(nn.Module):
@@ -261,11 +320,6 @@ class FixedTasks(nn.Module):
         fed = without_cache(self.stack, rows_of(inputs, self.size, self.plan.fed))
         answers = split(self.stack(**fed), self.plan, self.output)
         return {task: _narrowed(answer, self.widths.get(task, ())) for task, answer in answers.items()}
-
-
-def shares_trunk(model: TaskModel, learned: Learned) -> bool:
-    """Whether a task can run with others: nothing of its own runs ahead of the last block but blocks."""
-    return learned.tiled is not None and model.apart is None and not any(name in learned.early for name in model.own)
 
 
 def _widths(alone: Any, stacked: Any, parts: Sequence[Part]) -> tuple[tuple[int, int, int], ...]:
@@ -308,35 +362,47 @@ def requests_of(
     known = list(known)
     if not known:
         raise MultiTaskError("There is no task to answer. Add one with `add_task`.")
-    if isinstance(tasks, str):
-        raise MultiTaskError(f"Expected a list of tasks, found '{tasks}'.")
-    named = list(dict.fromkeys(tasks)) if tasks is not None else known
+    if isinstance(tasks, str) or (tasks is not None and not tasks):
+        raise MultiTaskError(f"Expected a list of tasks, found {tasks!r}.")
+    if tasks is not None and rows is not None:
+        raise MultiTaskError("Expected `tasks` or `rows`, found both: `rows` names the tasks of each row.")
     if rows is None:
-        found = {task: tuple(range(size)) for task in named}
+        found = {task: tuple(range(size)) for task in (tasks if tasks is not None else known)}
     elif isinstance(rows, Mapping):
-        found = {task: tuple(int(row) for row in of_task) for task, of_task in rows.items()}
+        found = {task: _numbers(task, of_task, size) for task, of_task in rows.items()}
     else:
         found = _by_row(rows, size)
-    asked = {
-        task: of_task for task, of_task in found.items() if of_task and (rows is None or tasks is None or task in named)
-    }
-    for task in [*(tasks or ()), *found]:
+    for task in found:
         if task not in known:
-            raise MultiTaskError(f"Expected tasks among {', '.join(known)}, found '{task}'.")
-    for task, of_task in asked.items():
-        wrong = [row for row in of_task if not 0 <= row < size]
-        if wrong:
-            raise MultiTaskError(f"Expected rows in 0 ... {size - 1} for '{task}', found {wrong}.")
+            raise MultiTaskError(f"Expected tasks among {', '.join(known)}, found {task!r}.")
+    asked = {task: of_task for task, of_task in found.items() if of_task}
     if not asked:
         raise MultiTaskError("Expected at least one row for at least one task, found none.")
     return asked
 
 
-def _by_row(rows: Sequence[str | Iterable[str]], size: int) -> dict[str, tuple[int, ...]]:
-    if len(rows) != size:
-        raise MultiTaskError(f"Expected the task or tasks of {size} rows, found {len(rows)}.")
+def _numbers(task: str, rows: Any, size: int) -> tuple[int, ...]:
+    try:
+        numbers: list[Any] = [row.item() if isinstance(row, (Tensor, numpy.generic)) else row for row in rows]
+        if any(isinstance(number, bool) for number in numbers):
+            raise TypeError("bool")
+        found = tuple(operator.index(number) for number in numbers)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MultiTaskError(f"Expected numbers of rows for {task!r}, found {rows!r}.") from error
+    wrong = [row for row in found if not 0 <= row < size]
+    if wrong:
+        raise MultiTaskError(f"Expected rows in 0 ... {size - 1} for {task!r}, found {wrong}.")
+    return found
+
+
+def _by_row(rows: Any, size: int) -> dict[str, tuple[int, ...]]:
+    if isinstance(rows, (str, Tensor)) or not isinstance(rows, Iterable):
+        raise MultiTaskError(f"Expected the task or tasks of each row, found {rows!r}.")
+    listed = [[tasks] if isinstance(tasks, str) else tasks for tasks in rows]
+    if len(listed) != size or not all(isinstance(tasks, Iterable) for tasks in listed):
+        raise MultiTaskError(f"Expected the task or tasks of each of {size} rows, found {rows!r}.")
     found: dict[str, list[int]] = {}
-    for row, tasks in enumerate(rows):
-        for task in [tasks] if isinstance(tasks, str) else tasks:
+    for row, tasks in enumerate(listed):
+        for task in dict.fromkeys(tasks):
             found.setdefault(task, []).append(row)
     return {task: tuple(numbers) for task, numbers in found.items()}

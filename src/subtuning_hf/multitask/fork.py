@@ -86,7 +86,7 @@ class Part:
 
     Args:
         dim (`int` or `None`): Dimension that holds the rows.
-        size (`int`): Length of the first dimension where none does.
+        size (`int`): Length of the first dimension where none does; 0 for what is no tensor.
         source (`str`): Of an argument with rows: `"fed"` or `"state"`.
     """
 
@@ -296,14 +296,18 @@ def given_rows(leaf: Tensor, part: Part, state: int, fed: int) -> Part:
     """
     What a leaf is that had no rows when it was learned: of rows if it has as many now.
 
-    One that was not there, such as a mask of rows that are not padded, is made from what the model was fed; one that
-    was the same for all rows comes out of a block that gave different tasks different ones.
+    One that was not there, such as a mask of rows that are not padded, is made from what the model was fed; one with a
+    first dimension of 1 comes out of a block that gave different tasks different ones. Others, such as a mask for all
+    rows, have no rows whatever their size.
     """
     first = leaf.shape[0]
-    if first in (1, part.size) or first not in (state, fed):
+    if first == 1:
         return part
-    sources = {fed: FED, state: STATE} if part.size else {state: STATE, fed: FED}
-    return Part(0, source=sources[first])
+    if part.size == 1:
+        return Part(0, source=STATE) if first == state else part
+    if not part.size and first in (state, fed):
+        return Part(0, source=FED if first == fed else STATE)
+    return part
 
 
 def join(outputs: Sequence[Any], counts: Sequence[int], parts: Sequence[Part], order: Index) -> Any:
@@ -378,12 +382,28 @@ class Watch:
             raise CannotStack(f"'{fork.place}' is called more than once in a pass")
         arguments = _shapes((args, kwargs))
         output = fork.base_layer(*args, **kwargs)
-        self.seen[fork.place] = arguments, _shapes(output)
+        self.seen[fork.place] = arguments, output_shapes(output)
         return output
 
 
 def _shapes(structure: Any) -> list[torch.Size | None]:
     return [leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_flatten(structure)[0]]
+
+
+def output_shapes(output: Any) -> list[torch.Size | None]:
+    """
+    Shapes of the tensors in an output, `None` for what is no tensor.
+
+    Raises: [`CannotStack`]: If it holds objects that may have rows inside.
+    """
+    leaves = pytree.tree_flatten(output)[0]
+    closed = next((leaf for leaf in leaves if not isinstance(leaf, _PLAIN)), None)
+    if closed is not None:
+        raise CannotStack(f"an output of type {type(closed).__name__} cannot be taken apart")
+    return _shapes(output)
+
+
+_PLAIN = (Tensor, type(None), bool, int, float, str)
 
 
 def learn_parts(two: Sequence[torch.Size | None], three: Sequence[torch.Size | None]) -> tuple[Part, ...]:

@@ -22,7 +22,21 @@ from ..errors import MultiTaskError, PrefixCacheError
 from ..prefix.anatomy import Anatomy, examine, tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from ..prefix.check import deviation, tolerance
-from .fork import FED, STATE, Bound, CannotStack, Fork, Part, Shape, Stacked, Watch, during, given_rows, learn_parts
+from .fork import (
+    FED,
+    STATE,
+    Bound,
+    CannotStack,
+    Fork,
+    Part,
+    Shape,
+    Stacked,
+    Watch,
+    during,
+    given_rows,
+    learn_parts,
+    output_shapes,
+)
 from .plan import Plan, Step, Take, make_plan
 
 Inputs = dict[str, Any]
@@ -55,20 +69,32 @@ class Learned:
 
 
 # --- inputs ----------------------------------------------------------------------------------
+_ROWS = ("input_ids", "pixel_values", "inputs_embeds", "input_features", "input_values", "x", "input")
+_ONE_BY_ONE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def named(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Inputs:
     """Arguments of a call by their names in the model's `forward`."""
-    names = list(inspect.signature(model.forward).parameters)[: len(args)]
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind in _ONE_BY_ONE][: len(args)]
     if len(names) < len(args) or set(names) & kwargs.keys():
-        raise MultiTaskError(f"Expected the inputs of {type(model).__name__}, found {len(args)} without a name.")
+        raise MultiTaskError(
+            f"Expected the inputs of {type(model).__name__} by name, found {len(args)} without a name. It takes "
+            f"{', '.join(one.name for one in parameters)}."
+        )
     return {**dict(zip(names, args, strict=True)), **kwargs}
 
 
-def count_rows(inputs: Mapping[str, Any]) -> int:
-    """Number of rows: the first dimension of the first tensor."""
-    for value in inputs.values():
-        if isinstance(value, Tensor) and value.ndim:
-            return value.shape[0]
-    raise MultiTaskError("Expected at least one tensor with a row for each example among the inputs, found none.")
+def count_rows(model: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """Number of rows: the first dimension of the model's main input, else the largest of all inputs."""
+    sizes = {name: v.shape[0] for name, v in inputs.items() if isinstance(v, Tensor) and v.ndim}
+    if not sizes:
+        raise MultiTaskError("Expected at least one tensor with a row for each example among the inputs, found none.")
+    main = next((name for name in (getattr(model, "main_input_name", None), *_ROWS) if name in sizes), None)
+    size = sizes[main] if main is not None else max(sizes.values())
+    if not size:
+        raise MultiTaskError("Expected at least one row, found an empty batch.")
+    return size
 
 
 def rows_of(inputs: Mapping[str, Any], size: int, take: Take | Sequence[int]) -> Inputs:
@@ -76,7 +102,7 @@ def rows_of(inputs: Mapping[str, Any], size: int, take: Take | Sequence[int]) ->
     take = take if isinstance(take, Take) else Take(tuple(take), size)
     if take.all:
         return dict(inputs)
-    return {name: _taken(value, size, take) for name, value in inputs.items()}
+    return pytree.tree_map(lambda value: _taken(value, size, take), dict(inputs))
 
 
 def _taken(value: Any, size: int, take: Take) -> Any:
@@ -89,20 +115,26 @@ def _taken(value: Any, size: int, take: Take) -> Any:
 
 def kind_of(inputs: Mapping[str, Any]) -> tuple:
     """What two batches must have in common for what is learned of one to hold for the other."""
-    return tuple(
-        (name, value.ndim, value.dtype) if isinstance(value, Tensor) else (name, repr(value))
-        for name, value in sorted(inputs.items())
-    )
+    leaves, spec = pytree.tree_flatten(dict(sorted(inputs.items())))
+    return (str(spec), *(_kind(leaf) for leaf in leaves))
+
+
+def _kind(leaf: Any) -> tuple:
+    if isinstance(leaf, Tensor):
+        return leaf.ndim, leaf.dtype
+    return (type(leaf), leaf) if isinstance(leaf, (bool, str)) else (type(leaf),)
 
 
 def probe_of(inputs: Mapping[str, Any], size: int) -> Inputs:
     """Three rows that differ: of a smaller batch, some are turned along their last dimension."""
-    chosen = rows_of(inputs, size, [n % size for n in range(3)])
-    for name, value in chosen.items():
-        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == 3 and inputs[name].shape[0] == size:
-            turned = [value[n].roll(n // size, -1) for n in range(3)]
-            chosen[name] = torch.stack(turned)
-    return chosen
+
+    def turned(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != size:
+            return value
+        rows = [value[n % size] for n in range(3)]
+        return torch.stack([row.roll(n // size, -1) if row.ndim else row for n, row in enumerate(rows)])
+
+    return pytree.tree_map(turned, dict(inputs))
 
 
 # --- learning --------------------------------------------------------------------------------
@@ -118,7 +150,7 @@ def learn(stack: nn.Module, bare: nn.Module, blocks: Sequence[str], inputs: Mapp
 
     Returns: [`Learned`]
     """
-    probe = without_cache(bare, probe_of(inputs, count_rows(inputs)))
+    probe = without_cache(bare, probe_of(inputs, count_rows(bare, inputs)))
     with undisturbed(bare):
         try:
             anatomy = examine(bare, blocks, lambda: bare(**probe))
@@ -156,16 +188,18 @@ def _try_with_stem(
     stack: nn.Module, bare: nn.Module, blocks: Sequence[str], anatomy: Anatomy, known: Learned
 ) -> Learned:
     """Fed one row for each answer, with what runs before the first block run once for each row."""
-    names = [name for name in anatomy.stem(1) if not _is_fork(stack, name)]
-    for name in names:
-        put(stack, name, Fork(stack.get_submodule(name), name))
+    modules = {name: stack.get_submodule(name) for name in anatomy.stem(1)}
+    # Those that are forks already were learned with other inputs, unless tasks have their own there.
+    names = [name for name, module in modules.items() if not (isinstance(module, Fork) and len(module.own))]
+    new = [name for name in names if not isinstance(modules[name], Fork)]
+    for name in new:
+        put(stack, name, Fork(modules[name], name))
     try:
-        learned = _try(stack, bare, blocks, known, tiled=True, stem=names)
+        return _try(stack, bare, blocks, known, tiled=True, stem=names)
     except BaseException:
-        for name in names:
-            _take_out(stack, name)
+        for name in new:
+            put(stack, name, modules[name])
         raise
-    return learned
 
 
 def _try(
@@ -199,8 +233,7 @@ def _watch(stack: nn.Module, probe: Inputs) -> tuple[dict[str, Shape], tuple[Par
         with during(watch):
             output = stack(**rows_of(probe, 3, [0] * count))
         seen.append(watch.seen)
-        leaves = pytree.tree_flatten(output)[0]
-        outputs.append([leaf.shape if isinstance(leaf, Tensor) else None for leaf in leaves])
+        outputs.append(output_shapes(output))
     two, three = seen
     if two.keys() != three.keys():
         raise CannotStack("which modules run depends on the number of rows")
@@ -208,7 +241,10 @@ def _watch(stack: nn.Module, probe: Inputs) -> tuple[dict[str, Shape], tuple[Par
         name: Shape(learn_parts(two[name][0], three[name][0]), learn_parts(two[name][1], three[name][1]))
         for name in two
     }
-    return shapes, learn_parts(*outputs)
+    parts = learn_parts(*outputs)
+    if all(part.dim is None for part in parts):
+        raise CannotStack("the output holds nothing with a row for each example")
+    return shapes, parts
 
 
 class _Sources(Stacked):
@@ -330,11 +366,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
     model.get_submodule(parent)._modules[child] = module
 
 
-def _take_out(model: nn.Module, name: str) -> None:
-    fork = model.get_submodule(name)
-    assert isinstance(fork, Fork)
-    put(model, name, fork.base_layer)
-
-
-def _is_fork(model: nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name), Fork)
+def told(error: BaseException) -> str:
+    """An error in one line."""
+    first = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+    return first if isinstance(error, CannotStack) else f"{type(error).__name__}: {first}"

@@ -6,21 +6,26 @@ Knows adapters, plans and forks; does not know data, servers or how adapters wer
 
 from __future__ import annotations
 
+import math
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import PeftConfig
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from ..blocks import resolve_blocks
 from ..errors import MultiTaskError
-from ..prefix.capture import device_of
-from .adapters import TaskModel, block_names, load_base, load_task, structure_copy
-from .engine import Engine, FixedTasks, Tasks, requests_of
+from ..prefix.capture import device_of, without_cache
+from .adapters import TaskModel, block_names, lifted, load_base, load_task, structure_copy
+from .engine import Engine, FixedTasks, Ready, Tasks, requests_of
 from .fork import Fork
-from .learn import Learned, count_rows, named, put
+from .learn import compare, count_rows, named, put
 from .plan import Plan
 
 _LABELS = ("labels", "label", "start_positions", "end_positions")
@@ -51,6 +56,7 @@ class MultiTaskModel(nn.Module):
 
     bare: nn.Module
     engine: Engine
+    _tasks: Tasks
     stack: nn.Module
     apart: nn.ModuleDict
 
@@ -66,17 +72,15 @@ class MultiTaskModel(nn.Module):
             raise MultiTaskError("Expected a base model without adapters. Take them out first (`unload()`).")
         if max_lanes is not None and max_lanes < 1:
             raise MultiTaskError(f"Expected at least 1 for `max_lanes`, found {max_lanes}.")
-        self.blocks = tuple(blocks) if blocks is not None else block_names(base, ())
-        self.max_lanes = max_lanes
+        self.blocks = tuple(resolve_blocks(base, list(blocks))) if blocks is not None else block_names(base, ())
+        if not self.blocks:
+            raise MultiTaskError("Expected at least one block, found none in `blocks`.")
         bare = structure_copy(base).requires_grad_(False).eval()
-        self.stack = structure_copy(bare)
-        for name in self.blocks:
-            put(self.stack, name, Fork(self.stack.get_submodule(name), name))
-        # Not a submodule: it holds the same tensors.
+        # Not submodules: they hold the same tensors.
         self.__dict__["bare"] = bare
-        self.__dict__["engine"] = Engine(self.stack, bare, self.blocks, max_lanes)
+        self.__dict__["engine"] = Engine(bare, self.blocks, max_lanes)
         self.apart = nn.ModuleDict()
-        self._tasks = Tasks({base_task: TaskModel(bare, {})} if base_task is not None else {})
+        self._set({base_task: TaskModel(bare, {})} if base_task is not None else {})
 
     @classmethod
     def from_adapters(
@@ -132,20 +136,16 @@ class MultiTaskModel(nn.Module):
 
         Raises: [`MultiTaskError`]: If there is a task of this name.
         """
-        if task in self._tasks.models:
-            raise MultiTaskError(f"There is a task '{task}' already. Remove it first, or choose another name.")
+        if not isinstance(task, str) or not task:
+            raise MultiTaskError(f"Expected a name for the task, found {task!r}.")
+        self._refuse_taken(task)
         found = load_task(self.bare, self.blocks, adapter, **kwargs)
         device = device_of(self.bare)
         for module in found.own.values():
             module.to(device)
         with self.engine.lock:
-            if task in self._tasks.models:
-                raise MultiTaskError(f"There is a task '{task}' already. Remove it first, or choose another name.")
-            for name, module in found.own.items():
-                self._fork(name).own[_key(task)] = module
-            if found.apart is not None:
-                self.apart[_key(task)] = found.model
-            self._tasks = Tasks({**self._tasks.models, task: found})
+            self._refuse_taken(task)
+            self._set({**self._tasks.models, task: found})
 
     def remove_task(self, task: str) -> None:
         """
@@ -156,10 +156,30 @@ class MultiTaskModel(nn.Module):
         """
         with self.engine.lock:
             self._model_of(task)
-            for name in self._tasks.models[task].own:
-                self._fork(name).own.pop(_key(task))
-            self.apart.pop(_key(task)) if _key(task) in self.apart else None
-            self._tasks = Tasks({name: one for name, one in self._tasks.models.items() if name != task})
+            self._set({name: one for name, one in self._tasks.models.items() if name != task})
+
+    def _refuse_taken(self, task: str) -> None:
+        if task in self._tasks.models:
+            raise MultiTaskError(f"There is a task '{task}' already. Remove it first, or choose another name.")
+
+    def _set(self, models: Mapping[str, TaskModel]) -> None:
+        """Make these the tasks, with a fork at every place of which one has a module of its own."""
+        models = lifted(models, self.blocks)
+        places = {*self.blocks, *(name for model in models.values() for name in model.own)}
+        before: Tasks | None = self.__dict__.get("_tasks")
+        stack = before.stack if before is not None else None
+        if stack is None or not places <= {m.place for m in stack.modules() if isinstance(m, Fork)}:
+            stack, before = structure_copy(self.bare), None
+            for name in places:
+                put(stack, name, Fork(stack.get_submodule(name), name))
+        for fork in [module for module in stack.modules() if isinstance(module, Fork)]:
+            fork.own = nn.ModuleDict(
+                {_key(t): one.own[fork.place] for t, one in models.items() if fork.place in one.own}
+            )
+        self.stack = stack
+        self.apart = nn.ModuleDict({_key(task): one.model for task, one in models.items() if one.apart is not None})
+        learned = before.learned if before is not None else OrderedDict()
+        self.__dict__["_tasks"] = Tasks(models, stack, learned)
 
     def task_model(self, task: str) -> nn.Module:
         """
@@ -182,14 +202,6 @@ class MultiTaskModel(nn.Module):
         if task not in self._tasks.models:
             raise MultiTaskError(f"Expected a task among {', '.join(self.tasks) or 'none'}, found '{task}'.")
         return self._tasks.models[task]
-
-    def _fork(self, name: str) -> Fork:
-        module = self.stack.get_submodule(name)
-        if not isinstance(module, Fork):
-            module = Fork(module, name)
-            put(self.stack, name, module)
-            self.engine.learned.clear()  # nothing is known of the new place
-        return module
 
     # --- answering ----------------------------------------------------------------------------
     def forward(
@@ -217,9 +229,10 @@ class MultiTaskModel(nn.Module):
             raise MultiTaskError(
                 f"Tasks have labels of their own: take '{given[0]}' out, and the loss from the logits."
             )
-        now, size = self._tasks, count_rows(inputs)
+        now, size = self._tasks, count_rows(self.bare, inputs)
         requests = requests_of(now.models, tasks, rows, size)
-        grads = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        tensors = [*pytree.tree_leaves(inputs), *self.parameters()]
+        grads = torch.is_grad_enabled() and any(getattr(one, "requires_grad", False) for one in tensors)
         with nullcontext() if grads else torch.inference_mode():
             return self.engine.answer(now, inputs, size, requests)
 
@@ -235,7 +248,7 @@ class MultiTaskModel(nn.Module):
         Raises: [`MultiTaskError`]: If the tasks cannot run together.
         """
         inputs, now = named(self.bare, args, kwargs), self._tasks
-        size = count_rows(inputs)
+        size = count_rows(self.bare, inputs)
         return self.engine.fixed(now, inputs, size, requests_of(now.models, tasks, None, size))
 
     def train(self, mode: bool = True) -> MultiTaskModel:
@@ -258,13 +271,17 @@ class MultiTaskModel(nn.Module):
 
         Returns: [`Plan`]: Its shares of arithmetic are known after the first call; before, blocks count alike.
         """
-        learned = self._last()
-        requests = requests_of(self.tasks, tasks, rows, batch_size)
-        return self.engine.plan(self._tasks, learned, batch_size, requests)
+        ready, now = self._last(), self._tasks
+        requests = requests_of(now.models, tasks, rows, batch_size)
+        if ready is None:
+            return self.engine.plan(now, None, batch_size, requests)
+        together = {task: of_task for task, of_task in requests.items() if task in ready.together}
+        apart = tuple((task, of_task) for task, of_task in requests.items() if task not in ready.together)
+        return replace(self.engine.plan(now, ready.learned, batch_size, together), apart=apart)
 
     def check(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """
-        Compare the answers with those of each adapter alone; every first call with inputs of a new kind does so.
+        Compare the answers for a batch with those of each adapter alone, and learn how to answer batches of its kind.
 
         Args:
             args, kwargs: Inputs of the base model.
@@ -272,23 +289,28 @@ class MultiTaskModel(nn.Module):
         Returns: `dict[str, float]`:
             By task, the greatest difference relative to the greatest value; 0 for a task that runs by itself.
         """
-        now = self._tasks
-        key, _ = self.engine.ready(now, named(self.bare, args, kwargs))
-        return {task: now.checked[key].off.get(task, 0.0) for task in now.models}
+        inputs, now = named(self.bare, args, kwargs), self._tasks
+        requests = requests_of(now.models, None, None, count_rows(self.bare, inputs))
+        with torch.inference_mode():
+            answers = self.engine.answer(now, inputs, count_rows(self.bare, inputs), requests)
+            return {
+                task: compare(answer, now.models[task].model(**without_cache(self.bare, inputs)), math.inf)
+                for task, answer in answers.items()
+            }
 
     @property
     def way(self) -> str:
         """
         `str`: How the last new kind of inputs is answered: `"once"` if the model is fed each row once, `"tiled"` if one
-        row for each answer, `"alone"` if tasks run one by one; `"unknown"` before the first call.
+        row for each answer, `"alone"` if all tasks run one by one; `"unknown"` before the first call.
         """
-        learned = self._last()
-        if learned is None:
+        ready = self._last()
+        if ready is None:
             return "unknown"
-        return "alone" if learned.tiled is None else "tiled" if learned.tiled else "once"
+        return "alone" if not ready.together else "tiled" if ready.learned.tiled else "once"
 
-    def _last(self) -> Learned | None:
-        return next(reversed(self.engine.learned.values()), None)
+    def _last(self) -> Ready | None:
+        return next(reversed(self._tasks.ready.values()), None)
 
 
 def _key(task: str) -> str:

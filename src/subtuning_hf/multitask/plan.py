@@ -123,6 +123,7 @@ class Plan:
         spread ([`Take`]): How rows that ran once where nothing is tuned are given to all that asked.
         names (`tuple[str, ...]`): Of the blocks.
         shares (`tuple[float, ...]`): Share of each block in the arithmetic of a pass, equal ones where it is not known.
+        apart (`tuple[tuple[str, tuple[int, ...]], ...]`): Tasks with their rows that run by themselves.
     """
 
     requests: tuple[tuple[str, Rows], ...]
@@ -134,10 +135,11 @@ class Plan:
     spread: Take
     names: tuple[str, ...]
     shares: tuple[float, ...]
+    apart: tuple[tuple[str, Rows], ...] = ()
 
     @property
     def num_answers(self) -> int:
-        """Rows in the output: those of the first task, of the second, and so on."""
+        """Rows in the output of the shared pass: those of the first task, of the second, and so on."""
         return sum(len(rows) for _, rows in self.requests)
 
     @property
@@ -149,12 +151,12 @@ class Plan:
     def cost(self) -> float:
         """Arithmetic in forward passes of one row through the whole model."""
         inside = sum(share * step.num_rows for share, step in zip(self.shares, self.steps, strict=True))
-        return inside + (1 - sum(self.shares)) * len(self.entry.rows)
+        return inside + (1 - sum(self.shares)) * len(self.entry.rows) + sum(len(rows) for _, rows in self.apart)
 
     @property
     def speedup(self) -> float:
         """Arithmetic of a pass for every task alone, over that of this plan: what sharing can win at most."""
-        return self.num_answers / self.cost if self.cost else 1.0
+        return (self.num_answers + sum(len(rows) for _, rows in self.apart)) / self.cost if self.cost else 1.0
 
     def __str__(self) -> str:
         lines = [("block", "frozen rows", "tuned rows", "lanes", "passes")]
@@ -164,14 +166,15 @@ class Plan:
             lines.append((name, str(frozen), str(step.num_rows - frozen), str(lanes), str(len(step.groups))))
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
         rows = [_row(line, widths) for line in [lines[0], tuple("-" * width for width in widths), *lines[1:]]]
-        tasks = len(self.requests)
-        return "\n".join(
-            [
-                *rows,
-                f"{tasks} task{'s' * (tasks != 1)}, {self.num_answers} answers: {self.cost:.2f} forward passes of one "
-                f"row, {self.speedup:.2f} times less than each task alone.",
-            ]
+        everyone = [*self.requests, *self.apart]
+        answers, alone = sum(len(of_task) for _, of_task in everyone), ", ".join(task for task, _ in self.apart)
+        if alone:
+            rows.append(f"By themselves, in full: {alone}.")
+        rows.append(
+            f"{len(everyone)} task{'s' * (len(everyone) != 1)}, {answers} answers: {self.cost:.2f} forward passes of "
+            f"one row, {self.speedup:.2f} times less than each task alone."
         )
+        return "\n".join(rows)
 
 
 def make_plan(
@@ -327,8 +330,6 @@ def _places(made: Sequence[_Entry], wanted: Sequence[_Entry]) -> Take:
 
 
 def _check(owners: Mapping[str, Mapping[int, str]], asked: Sequence[tuple[str, Rows]], num_rows: int) -> None:
-    if not asked:
-        raise MultiTaskError("Expected at least one task to answer, found none.")
     for task, rows in asked:
         if task not in owners:
             raise MultiTaskError(f"Expected tasks among {', '.join(owners)}, found '{task}'.")
