@@ -6,14 +6,12 @@ Knows forks, plans and what was learned of the model; does not know where adapte
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -23,6 +21,7 @@ from ..errors import MultiTaskError
 from ..prefix.anatomy import tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from .adapters import TaskModel, structure_copy
+from .fixed import FixedTasks, narrowed
 from .fork import Bound, CannotStack, FixedFork, Fork, Part, Stacked, during
 from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split, told
 from .plan import Plan, make_plan
@@ -139,7 +138,7 @@ class Engine:
         with during(Stacked(steps, ready.learned.shapes)):
             output = now.stack(**fed)
         answers = split(output, plan, ready.learned.output)
-        return {task: _narrowed(answer, ready.widths.get(task, ())) for task, answer in answers.items()}
+        return {task: narrowed(answer, ready.widths.get(task, ())) for task, answer in answers.items()}
 
     # --- plans --------------------------------------------------------------------------------
     def bound(
@@ -269,7 +268,7 @@ class Engine:
         off = {}
         for task in tasks:
             most = allowed(now.models[task].model, probe, alone[task], learned.output)
-            off[task] = compare(_narrowed(stacked[task], widths[task]), alone[task], most)
+            off[task] = compare(narrowed(stacked[task], widths[task]), alone[task], most)
         return Ready(learned, frozenset(tasks), off, widths, reason)
 
     def _say(self, message: str) -> None:
@@ -293,35 +292,6 @@ def fork_of(stack: nn.Module, name: str) -> Fork:
     return fork
 
 
-class FixedTasks(nn.Module):
-    """
-    A model that answers the same requests for every batch: to be compiled or exported.
-
-    Args:
-        stack (`torch.nn.Module`): With the steps of the plan in the place of forks.
-        plan ([`Plan`]), size (`int`): The plan, and the rows of a batch.
-        output (`Sequence[Part]`), widths (`Mapping[str, tuple]`): How the output holds rows and classes.
-    """
-
-    def __init__(
-        self, stack: nn.Module, plan: Plan, size: int, output: Sequence[Part], widths: Mapping[str, Any]
-    ) -> None:
-        super().__init__()
-        self.stack, self.plan, self.size = stack, plan, size
-        self.output, self.widths = tuple(output), dict(widths)
-
-    def forward(self, **inputs: Any) -> dict[str, Any]:
-        """
-        Args:
-            inputs: As the base model takes them, with as many rows as planned.
-
-        Returns: `dict[str, Any]`: By task, what the adapter returns alone.
-        """
-        fed = without_cache(self.stack, rows_of(inputs, self.size, self.plan.fed))
-        answers = split(self.stack(**fed), self.plan, self.output)
-        return {task: _narrowed(answer, self.widths.get(task, ())) for task, answer in answers.items()}
-
-
 def _widths(alone: Any, stacked: Any, parts: Sequence[Part]) -> tuple[tuple[int, int, int], ...]:
     """Where an answer out of the stack is wider than the task's own: others have more classes."""
     narrower = []
@@ -332,77 +302,3 @@ def _widths(alone: Any, stacked: Any, parts: Sequence[Part]) -> tuple[tuple[int,
                 if dim != part.dim and a < b:
                     narrower.append((number, dim, a))
     return tuple(narrower)
-
-
-def _narrowed(answer: Any, widths: Sequence[tuple[int, int, int]]) -> Any:
-    if not widths:
-        return answer
-    leaves, spec = pytree.tree_flatten(answer)
-    for number, dim, size in widths:
-        leaves[number] = leaves[number].narrow(dim, 0, size)
-    return pytree.tree_unflatten(leaves, spec)
-
-
-def requests_of(
-    known: Iterable[str],
-    tasks: Sequence[str] | None,
-    rows: Mapping[str, Sequence[int]] | Sequence[str | Iterable[str]] | None,
-    size: int,
-) -> dict[str, tuple[int, ...]]:
-    """
-    The rows that each task is asked for.
-
-    Args:
-        known (`Iterable[str]`): All tasks.
-        tasks (`Sequence[str]`, *optional*), rows (*optional*): As a call has them.
-        size (`int`): Rows of the batch.
-
-    Raises: [`MultiTaskError`]: If they cannot be answered.
-    """
-    known = list(known)
-    if not known:
-        raise MultiTaskError("There is no task to answer. Add one with `add_task`.")
-    if isinstance(tasks, str) or (tasks is not None and not tasks):
-        raise MultiTaskError(f"Expected a list of tasks, found {tasks!r}.")
-    if tasks is not None and rows is not None:
-        raise MultiTaskError("Expected `tasks` or `rows`, found both: `rows` names the tasks of each row.")
-    if rows is None:
-        found = {task: tuple(range(size)) for task in (tasks if tasks is not None else known)}
-    elif isinstance(rows, Mapping):
-        found = {task: _numbers(task, of_task, size) for task, of_task in rows.items()}
-    else:
-        found = _by_row(rows, size)
-    for task in found:
-        if task not in known:
-            raise MultiTaskError(f"Expected tasks among {', '.join(known)}, found {task!r}.")
-    asked = {task: of_task for task, of_task in found.items() if of_task}
-    if not asked:
-        raise MultiTaskError("Expected at least one row for at least one task, found none.")
-    return asked
-
-
-def _numbers(task: str, rows: Any, size: int) -> tuple[int, ...]:
-    try:
-        numbers: list[Any] = [row.item() if isinstance(row, (Tensor, numpy.generic)) else row for row in rows]
-        if any(isinstance(number, bool) for number in numbers):
-            raise TypeError("bool")
-        found = tuple(operator.index(number) for number in numbers)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MultiTaskError(f"Expected numbers of rows for {task!r}, found {rows!r}.") from error
-    wrong = [row for row in found if not 0 <= row < size]
-    if wrong:
-        raise MultiTaskError(f"Expected rows in 0 ... {size - 1} for {task!r}, found {wrong}.")
-    return found
-
-
-def _by_row(rows: Any, size: int) -> dict[str, tuple[int, ...]]:
-    if isinstance(rows, (str, Tensor)) or not isinstance(rows, Iterable):
-        raise MultiTaskError(f"Expected the task or tasks of each row, found {rows!r}.")
-    listed = [[tasks] if isinstance(tasks, str) else tasks for tasks in rows]
-    if len(listed) != size or not all(isinstance(tasks, Iterable) for tasks in listed):
-        raise MultiTaskError(f"Expected the task or tasks of each of {size} rows, found {rows!r}.")
-    found: dict[str, list[int]] = {}
-    for row, tasks in enumerate(listed):
-        for task in dict.fromkeys(tasks):
-            found.setdefault(task, []).append(row)
-    return {task: tuple(numbers) for task, numbers in found.items()}

@@ -31,13 +31,11 @@ from .fork import (
     Part,
     Shape,
     Stacked,
-    Watch,
     during,
     given_rows,
-    learn_parts,
-    output_shapes,
 )
 from .plan import Plan, Step, Take, make_plan
+from .watch import Watch, learn_parts, output_shapes
 
 Inputs = dict[str, Any]
 

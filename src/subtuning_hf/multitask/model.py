@@ -23,10 +23,12 @@ from ..blocks import resolve_blocks
 from ..errors import MultiTaskError
 from ..prefix.capture import device_of, without_cache
 from .adapters import TaskModel, block_names, lifted, load_base, load_task, structure_copy
-from .engine import Engine, FixedTasks, Ready, Tasks, requests_of
+from .engine import Engine, Ready, Tasks
+from .fixed import FixedTasks
 from .fork import Fork
 from .learn import compare, count_rows, named, put
 from .plan import Plan
+from .requests import requests_of
 
 _LABELS = ("labels", "label", "start_positions", "end_positions")
 
