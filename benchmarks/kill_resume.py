@@ -82,8 +82,9 @@ def search(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     arguments = GreedySubTuningArguments(
-        str(folder), num_folds=FOLDS, max_blocks=3, min_gain=0.0, num_train_epochs=4, learning_rate=1e-2, use_cpu=True,
-        per_device_train_batch_size=16, per_device_eval_batch_size=64, report_to=[], disable_tqdm=True, seed=1,
+        str(folder), strategy="exact", num_folds=FOLDS, max_blocks=3, min_gain=0.0, num_train_epochs=4,
+        learning_rate=1e-2, per_device_train_batch_size=16, per_device_eval_batch_size=64, report_to=[],
+        disable_tqdm=True, seed=1, use_cpu=True,
     )  # fmt: skip
     GreedySubTuningTrainer(model=Net(), args=arguments, train_dataset=Rows()).search()
 

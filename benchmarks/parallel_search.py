@@ -56,9 +56,9 @@ def search(folder: Path, epochs: float) -> None:
         embedding_size=16, hidden_sizes=[16, 32, 64], depths=[2, 2, 2], layer_type="basic", num_labels=CLASSES
     )
     arguments = GreedySubTuningArguments(
-        str(folder), num_folds=4, max_blocks=2, min_gain=0.0, num_train_epochs=epochs, learning_rate=1e-2,
-        per_device_train_batch_size=32, per_device_eval_batch_size=64, report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=False, num_threads=1, use_cpu=True,
+        str(folder), strategy="exact", num_folds=4, max_blocks=2, min_gain=0.0, num_train_epochs=epochs,
+        learning_rate=1e-2, per_device_train_batch_size=32, per_device_eval_batch_size=64, report_to=[],
+        disable_tqdm=True, dataloader_pin_memory=False, num_threads=1, use_cpu=True,
     )  # fmt: skip
     trainer = GreedySubTuningTrainer(model=ResNetForImageClassification(config), args=arguments, train_dataset=Rows())
     began = time.perf_counter()

@@ -145,7 +145,7 @@ def search_trainer(task: Task, folder: Path, **asked: Any) -> GreedySubTuningTra
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=False,
-        **{**task.arguments, **asked},
+        **{"strategy": "exact", **task.arguments, **asked},
     )
     return GreedySubTuningTrainer(
         model=task.model,

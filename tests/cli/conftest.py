@@ -39,6 +39,7 @@ preprocessing: {{augmentation: flip}}
 args:
   output_dir: {tmp_path}/out
   num_folds: 2
+  strategy: exact
   max_blocks: 1
   num_train_epochs: 2
   per_device_train_batch_size: 8
@@ -81,6 +82,7 @@ preprocessing: {{max_length: 8}}
 args:
   output_dir: {tmp_path}/out
   num_folds: 2
+  strategy: exact
   max_blocks: 1
   num_train_epochs: 1
   per_device_train_batch_size: 4

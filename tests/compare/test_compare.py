@@ -156,6 +156,7 @@ def test_the_search_scores_as_the_harness_does(task, folds, tmp_path):
     trials = tune_learning_rate(task, Selection(["layers.0"]), [1e-2], folds, 0)
     arguments = GreedySubTuningArguments(
         str(tmp_path),
+        strategy="exact",
         num_folds=3,
         max_blocks=1,
         fold_seed=0,

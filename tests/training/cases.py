@@ -84,6 +84,7 @@ def make_args(folder: Path | str, **changes: Any) -> Any:
 
     settings: dict[str, Any] = {
         "num_folds": 2,
+        "strategy": "exact",
         "num_train_epochs": 1,
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 16,

@@ -124,6 +124,7 @@ def make_trainer(demo: Demo, learning_rate: float) -> GreedySubTuningTrainer:
     arguments = GreedySubTuningArguments(
         output_dir=str(demo.folder / "study"),
         num_folds=NUM_FOLDS,
+        strategy="exact",
         max_blocks=MAX_BLOCKS,
         fold_seed=demo.options.seed,
         seed=demo.options.seed,
