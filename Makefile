@@ -8,7 +8,7 @@ ARGS   ?=
 
 BIN  := $(VENV)/bin
 DEPS := setup.cfg pyproject.toml
-SRC  := src tests benchmarks
+SRC  := src tests benchmarks recipes
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow quality clean

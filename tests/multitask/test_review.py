@@ -278,6 +278,26 @@ def test_only_the_task_that_cannot_share_runs_by_itself(tmp_path, monkeypatch):
     assert next(iter(model._tasks.ready.values())).together == {"task 0", "task 2"}
 
 
+def test_only_new_tasks_are_compared(tmp_path, monkeypatch):
+    tasks = make_tasks(VIT, tmp_path, 3, "disjoint")
+    model, inputs = load(VIT, {task: tasks[task] for task in ("task 0", "task 1")}), VIT.inputs(2)
+    model(**inputs)
+    compared, original = [], engines.Engine._compare
+
+    def watch(self, now, kind, learned, names):
+        compared.append(names)
+        return original(self, now, kind, learned, names)
+
+    monkeypatch.setattr(engines.Engine, "_compare", watch)
+    model.add_task("task 2", tasks["task 2"])
+    assert right(VIT, model, tasks, inputs) and compared == [["task 0", "task 2"]]
+    model.remove_task("task 1")
+    assert right(VIT, model, {t: f for t, f in tasks.items() if t != "task 1"}, inputs) and len(compared) == 1
+    model.add_task("task 1", make_adapter(VIT, tmp_path / "wide", [0], 9, 9))  # another of the same name, more classes
+    answers = model(**inputs)
+    assert [answers[t].logits.shape[1] for t in model.tasks] == [2, 4, 9] and compared[1:] == [["task 0", "task 1"]]
+
+
 def test_a_failure_in_a_shared_pass_is_answered_one_by_one(tmp_path, monkeypatch):
     tasks = make_tasks(VIT, tmp_path, 2, "nested")
     model, inputs = load(VIT, tasks), VIT.inputs(2)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 from transformers.utils import logging
 
 from ..errors import MultiTaskError
@@ -25,9 +25,11 @@ from .fixed import FixedTasks, narrowed
 from .fork import Bound, CannotStack, FixedFork, Fork, Part, Stacked, during
 from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split, told
 from .plan import Plan, make_plan
+from .watch import output_shapes
 
 logger = logging.get_logger(__name__)
 Requests = Mapping[str, tuple[int, ...]]
+Shapes = tuple[torch.Size | None, ...]
 # Asks for what is inside the model, or brings it: such a call is answered task by task.
 _INNER = ("output_hidden_states", "output_attentions", "past_key_values", "use_cache")
 PLANS_KEPT, KINDS_KEPT = 256, 64
@@ -42,17 +44,22 @@ class Ready:
     Args:
         learned ([`Learned`]): How the model takes rows of several tasks.
         together (`frozenset[str]`): Tasks whose answers out of a shared pass were found to be right.
-        off (`Mapping[str, float]`): Greatest difference of these to the task alone, relative to the greatest value.
-        widths (`Mapping[str, tuple]`): Leaves of a task's output that are narrower than the widest task's: number of
-            the leaf, dimension, size.
+        shapes (`Mapping[str, tuple]`): Shapes that the output of each of these had alone, of the same rows.
         reason (`str` or `None`): Why some tasks run by themselves.
     """
 
     learned: Learned
     together: frozenset[str] = frozenset()
-    off: Mapping[str, float] = field(default_factory=dict)
-    widths: Mapping[str, tuple[tuple[int, int, int], ...]] = field(default_factory=dict)
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
     reason: str | None = None
+
+    @cached_property
+    def widths(self) -> dict[str, tuple[tuple[int, int, int], ...]]:
+        """
+        `dict[str, tuple]`: Leaves of a task's output that are narrower than those of the task with most classes: number
+        of the leaf, dimension, size.
+        """
+        return widths_of(self.shapes, self.learned.output)
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,13 @@ class Tasks:
         models (`Mapping[str, TaskModel]`): By name.
         stack (`torch.nn.Module`): The model with forks in the place of its blocks and of heads.
         learned (`dict`): By kind of inputs, how this stack takes rows of several tasks; shared while the stack is.
+        before ([`Tasks`], *optional*): Those of before the last change, on the same stack.
     """
 
     models: Mapping[str, TaskModel]
     stack: nn.Module
     learned: OrderedDict[tuple, Learned] = field(default_factory=OrderedDict)
+    before: Tasks | None = None
     ready: OrderedDict[tuple, Ready] = field(default_factory=OrderedDict)
     plans: OrderedDict[tuple, tuple[Plan, dict[str, Bound]]] = field(default_factory=OrderedDict)
 
@@ -228,7 +237,11 @@ class Engine:
             return kind, now.ready[kind]
 
     def check(self, now: Tasks, kind: tuple, learned: Learned) -> Ready:
-        """Compare all tasks with each alone; those that are wrong in a shared pass are left out of it."""
+        """
+        Compare tasks with each alone; those that are wrong in a shared pass are left out of it.
+
+        What was found of tasks before others came or went still holds.
+        """
         if learned.tiled is None:
             return Ready(learned, reason=learned.reason)
         reasons: dict[str, str] = {}
@@ -236,40 +249,56 @@ class Engine:
             early = next((name for name in model.own if name in learned.early), model.apart)
             if early is not None:
                 reasons[task] = f"'{early}' of {task} is not the trunk's"
-        together = [task for task in now.models if task not in reasons]
+        known = self._known(now, kind)
+        new = [task for task in now.models if task not in reasons and task not in known]
         with undisturbed(self.bare):
-            try:
-                return self._compare(now, kind, learned, together, reasons)
-            except Exception as error:
-                failure = told(error)
-            for task in together:  # who is it? Each with the base for company
-                pair = replace(
-                    now, models={task: now.models[task], _BASE: TaskModel(self.bare, {})}, plans=OrderedDict()
-                )
-                try:
-                    self._compare(pair, kind, learned, list(pair.models), {})
-                except Exception as error:
-                    reasons[task] = told(error)
-            try:
-                return self._compare(now, kind, learned, [t for t in together if t not in reasons], reasons)
-            except Exception:
-                return Ready(learned, reason=failure)
+            found = self._right(now, kind, learned, new, list(known)[:1], reasons) if new else {}
+        shapes = {task: one for task, one in {**known, **found}.items() if task in now.models}
+        return Ready(learned, frozenset(shapes), shapes, next(iter(reasons.values()), None))
 
-    def _compare(
-        self, now: Tasks, kind: tuple, learned: Learned, tasks: Sequence[str], reasons: Mapping[str, str]
-    ) -> Ready:
-        reason = next(iter(reasons.values()), None)
-        if not tasks:
-            return Ready(learned, reason=reason)
+    def _known(self, now: Tasks, kind: tuple) -> dict[str, Shapes]:
+        """Tasks that were found to be right, and are still the same."""
+        before = now.before
+        ready = before.ready.get(kind) if before is not None else None
+        if before is None or ready is None:
+            return {}
+        return {t: one for t, one in ready.shapes.items() if t in now.models and now.models[t] is before.models[t]}
+
+    def _right(
+        self, now: Tasks, kind: tuple, learned: Learned, tasks: Sequence[str], known: list[str], reasons: dict[str, str]
+    ) -> dict[str, Shapes]:
+        """Of some tasks, those that are right together and with known ones; why others are not goes into `reasons`."""
+        try:
+            return self._compare(now, kind, learned, [*known, *tasks])
+        except Exception as error:
+            failure = told(error)
+        for task in tasks:  # who is it? Each with the base for company
+            pair = Tasks({task: now.models[task], _BASE: TaskModel(self.bare, {})}, now.stack)
+            try:
+                self._compare(pair, kind, learned, list(pair.models))
+            except Exception as error:
+                reasons[task] = told(error)
+        rest = [task for task in tasks if task not in reasons]
+        try:
+            return self._compare(now, kind, learned, [*known, *rest]) if rest else {}
+        except Exception:
+            reasons.update(dict.fromkeys(rest, failure))
+            return {}
+
+    def _compare(self, now: Tasks, kind: tuple, learned: Learned, tasks: Sequence[str]) -> dict[str, Shapes]:
+        """
+        Shapes of the outputs of some tasks alone.
+
+        Raises: [`CannotStack`]: If an answer of a shared pass is wrong; any error of the model's code too.
+        """
         probe = learned.probe
         alone = {task: now.models[task].model(**probe) for task in tasks}
-        stacked = self._stacked(now, kind, Ready(learned), probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
-        widths = {task: _widths(alone[task], stacked[task], learned.output) for task in tasks}
-        off = {}
+        shapes = {task: tuple(output_shapes(output)) for task, output in alone.items()}
+        ready = Ready(learned, frozenset(tasks), shapes)
+        stacked = self._stacked(now, kind, ready, probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
         for task in tasks:
-            most = allowed(now.models[task].model, probe, alone[task], learned.output)
-            off[task] = compare(narrowed(stacked[task], widths[task]), alone[task], most)
-        return Ready(learned, frozenset(tasks), off, widths, reason)
+            compare(stacked[task], alone[task], allowed(now.models[task].model, probe, alone[task], learned.output))
+        return shapes
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -292,13 +321,22 @@ def fork_of(stack: nn.Module, name: str) -> Fork:
     return fork
 
 
-def _widths(alone: Any, stacked: Any, parts: Sequence[Part]) -> tuple[tuple[int, int, int], ...]:
-    """Where an answer out of the stack is wider than the task's own: others have more classes."""
-    narrower = []
-    pairs = zip(pytree.tree_flatten(alone)[0], pytree.tree_flatten(stacked)[0], parts, strict=True)
-    for number, (ours, theirs, part) in enumerate(pairs):
-        if isinstance(ours, Tensor) and isinstance(theirs, Tensor) and ours.ndim == theirs.ndim:
-            for dim, (a, b) in enumerate(zip(ours.shape, theirs.shape, strict=True)):
-                if dim != part.dim and a < b:
-                    narrower.append((number, dim, a))
-    return tuple(narrower)
+def widths_of(shapes: Mapping[str, Shapes], parts: Sequence[Part]) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    """
+    Where answers out of a shared pass are wider than the task's own, since others have more classes.
+
+    Args:
+        shapes (`Mapping[str, tuple]`): Shapes of each task's output alone, for the same rows.
+        parts (`Sequence[Part]`): How the output holds its rows.
+
+    Returns: `dict[str, tuple]`: By task, number of a leaf, dimension and size.
+    """
+    found: dict[str, list[tuple[int, int, int]]] = {task: [] for task in shapes}
+    for number, part in enumerate(parts):
+        sizes = {task: of_task[number] for task, of_task in shapes.items()}
+        for dim in range(min((len(size) for size in sizes.values() if size is not None), default=0)):
+            most = max(size[dim] for size in sizes.values() if size is not None)
+            for task, size in sizes.items():
+                if dim != part.dim and size is not None and size[dim] < most:
+                    found[task].append((number, dim, size[dim]))
+    return {task: tuple(of_task) for task, of_task in found.items()}

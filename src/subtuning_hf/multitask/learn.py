@@ -22,6 +22,7 @@ from ..errors import MultiTaskError, PrefixCacheError
 from ..prefix.anatomy import Anatomy, examine, tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from ..prefix.check import deviation, tolerance
+from .adapters import structure_copy
 from .fork import (
     FED,
     STATE,
@@ -148,6 +149,7 @@ def learn(stack: nn.Module, bare: nn.Module, blocks: Sequence[str], inputs: Mapp
 
     Returns: [`Learned`]
     """
+    bare = structure_copy(bare)  # it is watched, and others may be running the one that was given
     probe = without_cache(bare, probe_of(inputs, count_rows(bare, inputs)))
     with undisturbed(bare):
         try:

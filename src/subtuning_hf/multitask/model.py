@@ -181,7 +181,9 @@ class MultiTaskModel(nn.Module):
         self.stack = stack
         self.apart = nn.ModuleDict({_key(task): one.model for task, one in models.items() if one.apart is not None})
         learned = before.learned if before is not None else OrderedDict()
-        self.__dict__["_tasks"] = Tasks(models, stack, learned)
+        if before is not None:  # what was found last still holds, if nobody called since
+            before = before.before if before.before is not None and not before.ready else replace(before, before=None)
+        self.__dict__["_tasks"] = Tasks(models, stack, learned, before)
 
     def task_model(self, task: str) -> nn.Module:
         """

@@ -230,7 +230,8 @@ def make_plan(
             wanted = [(path_of[task], row) for task, row in answers]
         else:
             wanted = [(lane.path, row) for lane in paths.arranged(block + 1, lanes) for row in lane.rows]
-        groups = tuple(paths.group(block, owner, part, state) for owner, part in parts)
+        place = _first_places(state)
+        groups = tuple(paths.group(owner, part, place, len(state)) for owner, part in parts)
         steps.append(Step(groups, _places(made, wanted)))
         state = wanted
     once: list[_Entry] = [((), row) for row in present]
@@ -289,12 +290,11 @@ class _Paths:
 
         return sorted(lanes, key=key)
 
-    def group(self, block: int, owner: str | None, lanes: Sequence[Lane], state: Sequence[_Entry]) -> Group:
-        """What one module of a block takes, given what the block before left."""
-        place = _first_places(state)
+    def group(self, owner: str | None, lanes: Sequence[Lane], place: Mapping[_Entry, int], size: int) -> Group:
+        """What one module of a block takes, given where rows are in what the block before left."""
         before = [lane.path if owner is None else lane.path[:-1] for lane in lanes]
         taken = tuple(place[path, row] for path, lane in zip(before, lanes, strict=True) for row in lane.rows)
-        return Group(owner, len(lanes), Take(taken, len(state)), self.fed(lanes))
+        return Group(owner, len(lanes), Take(taken, size), self.fed(lanes))
 
 
 def _head(answers: Sequence[tuple[str, int]], owner_of: Mapping[str, str]) -> Step:
