@@ -94,8 +94,9 @@ def make_args(folder: Path | str, **changes: Any) -> Any:
         "disable_tqdm": True,
         "save_strategy": "no",
         "logging_strategy": "no",
-        "min_gain": 0.0,
     }
+    if changes.get("strategy", "exact") == "exact":
+        settings["min_gain"] = 0.0
     return GreedySubTuningArguments(output_dir=str(folder), **{**settings, **changes})
 
 

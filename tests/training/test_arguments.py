@@ -21,6 +21,10 @@ from training.cases import make_args
         ({"strategy": "kernel", "search_budget": 0}, "`search_budget` must be a number above 0, found 0"),
         ({"strategy": "kernel", "search_budget": float("inf")}, "search_budget"),
         ({"strategy": "kernel", "search_budget": "1"}, "search_budget"),
+        (
+            {"strategy": "short-profile", "min_gain": 0.01},
+            "min_gain=0.01 is a gain in score, but strategy='short-profile'",
+        ),
         ({"strategy": "kernel", "pruner": "race"}, "Leave the pruner out, or set strategy='exact'"),
         ({"min_gain": -0.1}, "`min_gain` must be a number of 0 or more"),
         ({"min_gain": float("nan")}, "min_gain"),
@@ -92,7 +96,8 @@ def test_every_field_has_help_and_the_parser_takes_it(tmp_path):
     for field in added.values():
         assert field.metadata["help"]
         assert f"{field.name} (" in (GreedySubTuningArguments.__doc__ or "")
-    line = f"--output_dir {tmp_path} --use_cpu --num_folds 3 --min_gain 0.01 --blocks a.0 a.1 --head_learning_rate 0.1"
+    line = f"--output_dir {tmp_path} --use_cpu --strategy exact --num_folds 3 --min_gain 0.01 --blocks a.0 a.1"
+    line += " --head_learning_rate 0.1"
     (args,) = HfArgumentParser(GreedySubTuningArguments).parse_args_into_dataclasses(line.split())
     assert (args.num_folds, args.min_gain, args.blocks, args.head_learning_rate) == (3, 0.01, ["a.0", "a.1"], 0.1)
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": ("subtuning_hf.cli.train", "train chosen blocks and save the adapter, as a recipe says"),
     "evaluate": ("subtuning_hf.cli.evaluate", "score a saved adapter on a recipe's test split"),
     "predict": ("subtuning_hf.cli.predict", "label images or texts with a saved adapter"),
+    "latency": ("subtuning_hf.cli.latency", "what tuning each block adds to the latency of serving many tasks"),
     "plot": ("subtuning_hf.cli.plot", "draw what a study has found"),
 }
 

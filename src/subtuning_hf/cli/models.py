@@ -1,8 +1,8 @@
 """
 Models by name, for commands that only look at their structure.
 
-Weights are never read: a config is enough, and the model is built on the meta device. Knows names and files; does
-not know blocks.
+Weights are never read: a config is enough, and the model is built on the meta device, or with random weights. Knows
+names and files; does not know blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ AUTO_CLASSES = (
 )
 
 
-def model_structure(name: str, revision: str | None = None, auto_class: str | None = None) -> nn.Module:
+def model_structure(
+    name: str, revision: str | None = None, auto_class: str | None = None, random_weights: bool = False
+) -> nn.Module:
     """
     Build a model without its weights.
 
@@ -39,23 +41,24 @@ def model_structure(name: str, revision: str | None = None, auto_class: str | No
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         auto_class (`str`, *optional*):
             An `AutoModel` class of transformers; by default the class that the configuration names.
+        random_weights (`bool`, *optional*, defaults to `False`): Build a model that can be run.
 
     Returns: `torch.nn.Module`: the model on the meta device where its code allows that, else with random weights.
     Raises: [`ModelNotFoundError`]: If there is no such model, with the nearest names where they are known.
     """
     if name.startswith("timm/") and not Path(name).exists():
-        return _timm(name)
-    return _from_config(_config(name, revision), auto_class)
+        return _timm(name, random_weights)
+    return _from_config(_config(name, revision), auto_class, random_weights)
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, random_weights: bool) -> nn.Module:
     try:
         import timm
     except ImportError:
         raise MissingDependencyError(f"'{name}' needs timm, which is not installed: pip install timm") from None
     short = name.removeprefix("timm/").removeprefix("hf_hub:")
     try:
-        with _meta():
+        with _place(random_weights):
             return timm.create_model(short, pretrained=False)
     except RuntimeError as error:
         if "Unknown model" not in str(error) and "Invalid pretrained tag" not in str(error):
@@ -95,7 +98,7 @@ def _config(name: str, revision: str | None) -> Any:
         ) from error
 
 
-def _from_config(config: Any, auto_class: str | None) -> nn.Module:
+def _from_config(config: Any, auto_class: str | None, random_weights: bool) -> nn.Module:
     import transformers
 
     if auto_class is not None:
@@ -104,34 +107,36 @@ def _from_config(config: Any, auto_class: str | None) -> nn.Module:
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ModelNotFoundError(f"transformers has no class '{auto_class}' of the AutoModel family.{meant}")
         try:
-            return _build(getattr(transformers, auto_class).from_config, config)
+            return _build(getattr(transformers, auto_class).from_config, config, random_weights)
         except ValueError as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelNotFoundError(f"'{config.model_type}' is nothing for {auto_class}: {reason}") from None
     for architecture in getattr(config, "architectures", None) or []:
         cls = getattr(transformers, architecture, None)
         if cls is not None:
-            return _build(cls, config)
+            return _build(cls, config, random_weights)
     errors = []
     for auto in AUTO_CLASSES:
         try:
-            return _build(getattr(transformers, auto).from_config, config)
+            return _build(getattr(transformers, auto).from_config, config, random_weights)
         except ValueError as error:  # not a config of this kind of task
             errors.append(error)
     raise ModelNotFoundError(f"transformers has no model for a '{config.model_type}' configuration: {errors[-1]}")
 
 
-def _build(make: Any, config: Any) -> nn.Module:
+def _build(make: Any, config: Any, random_weights: bool) -> nn.Module:
     make = getattr(make, "_from_config", make)
     try:
-        with _meta():
+        with _place(random_weights):
             return make(config)
     except (NotImplementedError, RuntimeError):
+        if random_weights:
+            raise
         # Some constructors compute with their weights, which the meta device cannot.
         return make(config)
 
 
-def _meta() -> Any:
+def _place(random_weights: bool) -> Any:
     import torch
 
-    return torch.device("meta")
+    return torch.device("cpu" if random_weights else "meta")

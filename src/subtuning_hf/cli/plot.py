@@ -156,7 +156,7 @@ class Material:
         for search, run, state in self.states:
             if state.finished:
                 name = search.direction if run is None else search.strategy
-                result = SearchResult.from_state(self.study.spec, state, self.study.evaluations, run)
+                result = SearchResult.from_state(self.study.spec, state, self.study.evaluations, run, search)
                 before = found.get(name)
                 if before is None or len(result.rounds) >= len(before.rounds):
                     found[name] = result

@@ -26,7 +26,7 @@ from .adapters import TaskModel, block_names, lifted, load_base, load_task, stru
 from .engine import Engine, Ready, Tasks
 from .fixed import FixedTasks
 from .fork import Fork
-from .learn import compare, count_rows, named, put
+from .learn import Inputs, compare, count_rows, named, put
 from .plan import Plan
 from .requests import requests_of
 
@@ -59,6 +59,7 @@ class MultiTaskModel(nn.Module):
     bare: nn.Module
     engine: Engine
     _tasks: Tasks
+    _held: list[dict[str, nn.Parameter | None]]
     stack: nn.Module
     apart: nn.ModuleDict
 
@@ -183,6 +184,8 @@ class MultiTaskModel(nn.Module):
         learned = before.learned if before is not None else OrderedDict()
         if before is not None:  # what was found last still holds, if nobody called since
             before = before.before if before.before is not None and not before.ready else replace(before, before=None)
+        # Walking through all modules takes longer than a small model does.
+        self.__dict__["_held"] = [module._parameters for module in self.modules() if module._parameters]
         self.__dict__["_tasks"] = Tasks(models, stack, learned, before)
 
     def task_model(self, task: str) -> nn.Module:
@@ -235,10 +238,13 @@ class MultiTaskModel(nn.Module):
             )
         now, size = self._tasks, count_rows(self.bare, inputs)
         requests = requests_of(now.models, tasks, rows, size)
-        tensors = [*pytree.tree_leaves(inputs), *self.parameters()]
-        grads = torch.is_grad_enabled() and any(getattr(one, "requires_grad", False) for one in tensors)
-        with nullcontext() if grads else torch.inference_mode():
+        with nullcontext() if torch.is_grad_enabled() and self._wants_grads(inputs) else torch.inference_mode():
             return self.engine.answer(now, inputs, size, requests)
+
+    def _wants_grads(self, inputs: Inputs) -> bool:
+        given = (one for one in pytree.tree_leaves(inputs) if isinstance(one, torch.Tensor))
+        held = (one for parameters in self._held for one in parameters.values() if one is not None)
+        return any(one.requires_grad for group in (given, held) for one in group)
 
     def fixed(self, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> FixedTasks:
         """

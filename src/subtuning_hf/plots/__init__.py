@@ -5,6 +5,7 @@ Knows finished numbers; does not know models or data.
 """
 
 from .ladder import plot_ladder
+from .latency import plot_latency
 from .names import short_names
 from .pairs import plot_pairs
 from .pareto import plot_pareto
@@ -15,6 +16,7 @@ from .timeline import plot_timeline
 __all__ = [
     "Reference",
     "plot_ladder",
+    "plot_latency",
     "plot_pairs",
     "plot_pareto",
     "plot_profile",

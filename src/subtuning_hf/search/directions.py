@@ -110,7 +110,7 @@ class Backward(Direction):
         if round_.index == 0:
             count, some = len(self.start.blocks), len(self.start.blocks) < len(self.blocks)
             kept = f" that keep max_added_latency={self.search.max_added_latency:g} alone" if some else ""
-            return start(round_, f"all {count} blocks{kept} together score")
+            return start(round_, f"all {count} blocks{kept} together score" if count else "the head alone scores")
         # What a bound forbids is no measure for what it allows.
         allowed = [scored for scored in path if self.exceeded(scored[0].candidate) is None]
         return decide_removal(round_, allowed or path, self.search, self.exceeded(round_.selection))
@@ -151,7 +151,7 @@ def left_out(spec: StudySpec, search: SearchSpec) -> tuple[Candidate, ...]:
     """
     What a search does not train since it adds too much latency: of a list its candidates, else single blocks.
 
-    Any selection with such a block is left out too; larger ones of other blocks can be.
+    Larger selections are judged when they come up; those that begin with such a block are mostly too slow as well.
 
     Args:
         spec ([`StudySpec`]): Blocks to choose from.

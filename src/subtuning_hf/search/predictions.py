@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Of the predictions that were not followed by a training, so many are shown.
 _MOST_SHOWN = 12
+_HEADINGS = ("selection", "predicted", "trainable", "trainings", "seconds")
 
 
 def prediction_rows(run: ProposalRun, trained: Iterable[Evaluation]) -> list[dict[str, Any]]:
@@ -55,6 +56,7 @@ def prediction_table(result: SearchResult) -> str:
     """`str`: the same as text, with what came out."""
     run = result.proposal
     assert run is not None
+    serving = result.serving
     sign = 1 if result.greater_is_better else -1
     rows = prediction_rows(run, result.confirmations)
     # A larger selection of which a part is predicted to be as good says nothing.
@@ -62,7 +64,7 @@ def prediction_table(result: SearchResult) -> str:
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     lines = [
         text_table(
-            ["selection", "predicted", result.metric, "trainable", "trainings", "seconds"],
+            [*_HEADINGS[:2], result.metric, *_HEADINGS[2:], *["latency"] * (serving is not None)],
             [
                 [
                     " + ".join(row["blocks"]) or "head only",
@@ -71,6 +73,7 @@ def prediction_table(result: SearchResult) -> str:
                     "" if row["trainable_parameters"] is None else count(row["trainable_parameters"]),
                     count(row["num_evaluations"]) if row["num_evaluations"] else "",
                     seconds(row["seconds"]) if row["num_evaluations"] else "",
+                    *([] if serving is None else [f"+{serving.relative(row['blocks']):.2f}"]),
                 ]
                 for row in shown
             ],
@@ -82,6 +85,7 @@ def prediction_table(result: SearchResult) -> str:
     chosen = ", ".join(result.blocks) or "no block, the head alone"
     lines += [
         f"\n{result.reason}",
+        *filter(None, [result.serving_words]),
         f"Predicted in {seconds(run.seconds)} s, then {_trainings(result, run)}; in arithmetic {run.planned:.2f} full "
         f"fine-tunes, {run.fine_tunes:.2f} of them to predict. Predictions have a scale of their own.",
         f"Chosen: {chosen}.",

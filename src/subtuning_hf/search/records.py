@@ -41,8 +41,8 @@ class Decision:
         round (`int`): Number of the round; round 0 is the start, forward the head alone and backward all blocks.
         winner ([`Candidate`], *optional*): The new selection; `None` means that the search stops with the old one.
         gain (`float`, *optional*):
-            Gain in score of the winner, or of the best candidate, over the selection before, and backward over the best selection so
-            far, where a loss is negative; none in round 0.
+            Gain in score of the winner, or of the best candidate where there is none, over the selection before, and
+            backward over the best selection so far, where a loss is negative; none in round 0.
         standard_error (`float`, *optional*): Of that gain; none with a single fold.
         threshold (`float`, *optional*): What the gain, or backward the loss, was compared with; none in round 0.
         reason (`str`): The decision in words.

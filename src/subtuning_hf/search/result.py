@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import IncompleteRoundError
+from .directions import left_out
 from .greedy import SearchState, pick_winner, score_of, spread_of
 from .predictions import prediction_rows, prediction_table
 from .profile import Profile, profile_of
 from .proposals import ProposalRun
-from .records import Candidate, Evaluation, Round, StudySpec
+from .records import Candidate, Evaluation, Round, SearchSpec, StudySpec
+from .serving import ServingCost
 from .tables import count, decimal, seconds, text_table, to_frame
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LadderRow:
     """
-    One step of a ladder: the best candidate of a round.
+    One step of a ladder: the winner of a round, or its best candidate where none was taken.
 
     Args:
         round (`int`): Number of the round; round 0 is the start, forward the head alone and backward all blocks.
@@ -47,6 +49,8 @@ class LadderRow:
         num_blocks (`int`): Blocks of the selection after it.
         num_candidates (`int`): Candidates of the round.
         num_pruned (`int`): Those of them that were given up before they were trained in full on every fold.
+        added_latency (`float`, *optional*):
+            What the selection after it adds to the latency of serving, in passes of the base; None if not measured.
     """
 
     round: int
@@ -65,6 +69,7 @@ class LadderRow:
     num_blocks: int = 0
     num_candidates: int = 1
     num_pruned: int = 0
+    added_latency: float | None = None
 
     @property
     def label(self) -> str:
@@ -111,6 +116,8 @@ class SearchResult:
             Of a search that predicts: what was predicted and what it cost; `rounds` is then empty, and the cost that of
             the trainings alone.
         confirmations (`tuple[Evaluation, ...]`, *optional*): The trainings of the best predicted selections.
+        search ([`SearchSpec`], *optional*): What was asked for, with what serving costs.
+        left_out (`tuple[Candidate, ...]`, *optional*): Not trained since they add too much latency; see `left_out`.
     """
 
     blocks: tuple[str, ...]
@@ -123,6 +130,8 @@ class SearchResult:
     parts: tuple[tuple[Round, ...], ...] = ()
     proposal: ProposalRun | None = None
     confirmations: tuple[Evaluation, ...] = ()
+    search: SearchSpec | None = None
+    left_out: tuple[Candidate, ...] = ()
 
     @classmethod
     def from_state(
@@ -131,6 +140,7 @@ class SearchResult:
         state: SearchState,
         evaluations: Iterable[Evaluation] = (),
         proposal: ProposalRun | None = None,
+        search: SearchSpec | None = None,
     ) -> SearchResult:
         """
         Sum up a finished search.
@@ -140,6 +150,7 @@ class SearchResult:
             state ([`SearchState`]): Where the search stands.
             evaluations (`Iterable[Evaluation]`, *optional*): More evaluations of the study, for the profile.
             proposal ([`ProposalRun`], *optional*): What was predicted, if it was.
+            search ([`SearchSpec`], *optional*): What was asked for, so that the result can say what serving costs.
 
         Returns: [`SearchResult`]
         Raises: [`IncompleteRoundError`]: If the search is not finished.
@@ -166,12 +177,32 @@ class SearchResult:
             parts=parts,
             proposal=proposal,
             confirmations=() if proposal is None else tuple(used),
+            search=search,
+            left_out=() if search is None else left_out(spec, search),
         )
 
     @property
     def ladder(self) -> tuple[LadderRow, ...]:
         """The steps of the search."""
-        return ladder(self.rounds)
+        return ladder(self.rounds, self.serving)
+
+    @property
+    def serving(self) -> ServingCost | None:
+        """What selections cost to serve, where the search was told."""
+        return None if self.search is None else self.search.serving
+
+    @property
+    def serving_words(self) -> str:
+        """`str`: what the chosen blocks add to the latency of serving, and what was left out; empty if not known."""
+        if self.serving is None or self.search is None:
+            return ""
+        added, passes = self.serving.added(self.blocks), self.serving.relative(self.blocks)
+        words = f"Serving {self.serving.words}: the chosen blocks add {passes:.2f} passes ({added:.3g} ms)."
+        if self.left_out:
+            names = ", ".join(candidate.label for candidate in self.left_out)
+            words += f" Not trained, since they add more than max_added_latency={self.search.max_added_latency:g}: "
+            words += f"{names}."
+        return words
 
     def to_rows(self) -> list[dict[str, Any]]:
         """`list[dict]`: the ladder, one flat row a step; of a search that predicts, one row a prediction."""
@@ -193,21 +224,24 @@ class SearchResult:
         if self.proposal is not None:
             return prediction_table(self)
         chosen = ", ".join(self.blocks) or "no block, the head alone"
-        ladders = [ladder_table(part, self.metric, self.greater_is_better) for part in self.parts or (self.rounds,)]
+        parts = self.parts or (self.rounds,)
+        ladders = [ladder_table(part, self.metric, self.greater_is_better, self.serving) for part in parts]
         titles = [f"{part[0].direction.capitalize()}:\n" for part in self.parts] or [""]
         trainings = f"{self.cost.num_evaluations} trainings"
         if self.cost.full_trainings != self.cost.num_evaluations:
             trainings += f", worth {self.cost.full_trainings:.1f} full ones"
         shown = "\n\n".join(map("".join, zip(titles, ladders, strict=True)))
-        return f"{shown}\n\n{self.reason}\nChosen: {chosen} ({trainings}, {seconds(self.cost.seconds)} s)."
+        lines = [f"{shown}\n", self.reason, *filter(None, [self.serving_words])]
+        return "\n".join([*lines, f"Chosen: {chosen} ({trainings}, {seconds(self.cost.seconds)} s)."])
 
 
-def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
+def ladder(rounds: Iterable[Round], serving: ServingCost | None = None) -> tuple[LadderRow, ...]:
     """
     The steps of a search.
 
     Args:
         rounds (`Iterable[Round]`): Rounds of a search; one that is not decided yet is left out.
+        serving ([`ServingCost`], *optional*): What selections cost to serve.
 
     Returns: `tuple[LadderRow, ...]`
     """
@@ -216,7 +250,7 @@ def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
         decision = round_.decision
         if decision is None:
             continue
-        best = pick_winner(round_)
+        best = pick_winner(round_) if decision.winner is None else decision.winner
         evaluations = round_.of(best)
         changed = [*_without(best, round_.selection), *_without(round_.selection, best)]
         rows.append(
@@ -237,6 +271,7 @@ def ladder(rounds: Iterable[Round]) -> tuple[LadderRow, ...]:
                 num_blocks=len(best.blocks),
                 num_candidates=len(round_.candidates),
                 num_pruned=len(round_.pruned),
+                added_latency=None if serving is None else serving.relative(best.blocks),
             )
         )
     return tuple(rows)
@@ -250,7 +285,12 @@ def _without(one: Candidate, other: Candidate) -> list[str]:
     return [name for name in one.blocks if name not in other.blocks]
 
 
-def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_better: bool = True) -> str:
+def ladder_table(
+    rounds: Iterable[Round],
+    metric: str = "score",
+    greater_is_better: bool = True,
+    serving: ServingCost | None = None,
+) -> str:
     """
     The steps of a search as text.
 
@@ -258,17 +298,18 @@ def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_bett
         rounds (`Iterable[Round]`): Rounds of a search.
         metric (`str`, *optional*, defaults to `"score"`): Heading of the scores.
         greater_is_better (`bool`, *optional*, defaults to `True`): If not, scores are shown with their sign turned.
+        serving ([`ServingCost`], *optional*): What selections cost to serve; adds a column, in passes of the base.
 
     Returns: `str`: a step that was not taken is in parentheses.
     """
     rounds = tuple(rounds)
     sign = 1 if greater_is_better else -1
-    rows = ladder(rounds)
+    rows = ladder(rounds, serving)
     pruned = any(row.num_pruned for row in rows)
     change = _HEADINGS[rounds[0].direction if rounds else "forward"]
     headings = ["round", change, metric, "spread", "gain", "s.e.", "trainable", "trainings", "seconds"]
     return text_table(
-        [*headings, *["given up"] * pruned],
+        [*headings, *["given up"] * pruned, *["latency"] * (serving is not None)],
         [
             [
                 str(row.round),
@@ -281,6 +322,7 @@ def ladder_table(rounds: Iterable[Round], metric: str = "score", greater_is_bett
                 count(row.num_evaluations),
                 seconds(row.seconds),
                 *[f"{row.num_pruned} of {row.num_candidates}"] * pruned,
+                *([] if row.added_latency is None else [f"+{row.added_latency:.2f}"]),
             ]
             for row in rows
         ],

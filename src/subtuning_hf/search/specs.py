@@ -163,7 +163,7 @@ class SearchSpec:
     smallest_budget: float = checks.later(1 / 9)
     score_limit: float | None = checks.later(None)
     budget: float | None = checks.later(None)
-    serving: ServingCost | None = checks.later(None)
+    serving: ServingCost | None = checks.later(None)  # noqa: RUF009 (a field; and the record is frozen)
     max_added_latency: float | None = checks.later(None)
     serving_aware: bool = checks.later(False)
 

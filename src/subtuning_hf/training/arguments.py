@@ -20,7 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from ..blocks.granularity import GRANULARITIES
 from ..errors import ArgumentsError
 from ..search.records import DIRECTIONS, PRUNERS, STRATEGIES
-from .values import check_choice, check_int, check_number
+from .argument_checks import check_folds, check_search, check_serving, check_training
 from .world import join_restarted
 
 # Schedules that are steered by an evaluation in the middle of training.
@@ -43,13 +43,13 @@ class GreedySubTuningArguments(TrainingArguments):
         num_folds (`int`, *optional*, defaults to 5):
             Parts into which the training set is cut; each candidate is trained that often. Ignored with
             `fold_column` or a `validation_dataset`.
-        strategy (`str`, *optional*, defaults to `"exact"`):
-            How candidates are judged. `"exact"` trains each candidate on each fold. The others predict scores for a
-            part of `search_budget` and spend the rest on training a few of the best predicted candidates:
-            `"short-profile"` trains every block for a short time, all side by side; `"one-shot"` trains random
-            selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"` regresses
-            on gradient features; `"statistics"` re-estimates the running statistics of each block's norms. Predictions
-            have a scale of their own, on which `min_gain` says nothing.
+        strategy (`str`, *optional*, defaults to `"short-profile"`):
+            How candidates are judged. `"exact"`, the original's search, trains each candidate on each fold. The others
+            predict scores for a part of `search_budget` and spend the rest on training a few of the best predicted
+            candidates: `"short-profile"` trains every block for a short time, all side by side; `"one-shot"` trains
+            random selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"`
+            regresses on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
+            Predictions have a scale of their own, on which `min_gain` says nothing; the two are refused together.
         search_budget (`float`, *optional*, defaults to 1.0):
             What a search with predictions may cost, in full fine-tunes of all training rows with these arguments,
             counted in arithmetic.
@@ -86,6 +86,20 @@ class GreedySubTuningArguments(TrainingArguments):
         score_limit (`float`, *optional*):
             For pruner `"certain"`: the best value that the metric can take. Known by itself for `eval_loss` (0) and
             metrics between 0 and 1 whose name says so (accuracy, f1, precision, recall, auc).
+        latency_profile (`str`, *optional*):
+            Path of a `latency.json` that `subtuning latency` has written for this model: the result then says what the
+            chosen blocks add to the latency of serving many tasks on one trunk.
+        serving_tasks (`int`, *optional*):
+            Tasks that will be served together: what the profile was measured for, which is refused otherwise.
+        serving_batch (`int`, *optional*):
+            Rows that are served at once, one of the sizes of the profile; by default its only one.
+        max_added_latency (`float`, *optional*):
+            Most latency that the chosen blocks may add, in passes of the base (0.5: half a pass more than for one
+            task). Candidates beyond it are not trained. `"backward"` starts from all blocks that keep it alone.
+        serving_aware (`bool`, *optional*, defaults to `False`):
+            In each round, take the candidate that adds least latency among the best and those that are worth it too and
+            behind the best by no more than one standard error of the paired differences over folds; of equally cheap
+            ones the best. Whether a round adds a block is decided by the best. For strategy `"exact"`.
         speculate (`bool`, *optional*, defaults to `False`):
             With several processes: let those that would wait for the end of a round begin with the next one, as if the
             present leader wins. Saves time if it does, and makes evaluations that nobody needed if not.
@@ -134,7 +148,9 @@ class GreedySubTuningArguments(TrainingArguments):
     """
 
     num_folds: int = field(default=5, metadata={"help": "Parts into which the training set is cut."})
-    strategy: str = field(default="exact", metadata={"help": "How candidates are judged.", "choices": list(STRATEGIES)})
+    strategy: str = field(
+        default="short-profile", metadata={"help": "How candidates are judged.", "choices": list(STRATEGIES)}
+    )
     search_budget: float = field(
         default=1.0, metadata={"help": "What a search with predictions may cost, in full fine-tunes."}
     )
@@ -148,9 +164,7 @@ class GreedySubTuningArguments(TrainingArguments):
     candidates: Any = field(
         default=None, metadata={"help": "Selections to compare with direction 'list'; or 'pairs', or 'windows:2'."}
     )
-    granularity: str = field(
-        default="block", metadata={"help": "What is chosen from.", "choices": list(GRANULARITIES)}
-    )
+    granularity: str = field(default="block", metadata={"help": "What is chosen from.", "choices": list(GRANULARITIES)})
     max_blocks: int | None = field(default=None, metadata={"help": "Most blocks that are chosen."})
     max_trainable_parameters: int | None = field(
         default=None, metadata={"help": "Most parameters that are trained, head included."}
@@ -166,9 +180,18 @@ class GreedySubTuningArguments(TrainingArguments):
     score_limit: float | None = field(
         default=None, metadata={"help": "Best value the metric can take, for pruner 'certain'."}
     )
-    speculate: bool = field(
-        default=False, metadata={"help": "Let idle processes begin with the likely next round."}
+    latency_profile: str | None = field(
+        default=None, metadata={"help": "A latency.json of this model, written by `subtuning latency`."}
     )
+    serving_tasks: int | None = field(default=None, metadata={"help": "Tasks that will be served together."})
+    serving_batch: int | None = field(default=None, metadata={"help": "Rows that are served at once."})
+    max_added_latency: float | None = field(
+        default=None, metadata={"help": "Most latency that the blocks may add, in passes of the base."}
+    )
+    serving_aware: bool = field(
+        default=False, metadata={"help": "Of candidates that are about as good, take the one cheapest to serve."}
+    )
+    speculate: bool = field(default=False, metadata={"help": "Let idle processes begin with the likely next round."})
     blocks: list[str] | None = field(
         default=None, metadata={"help": "Blocks to choose from: names, indices or patterns. By default all."}
     )
@@ -212,119 +235,10 @@ class GreedySubTuningArguments(TrainingArguments):
             self.use_cpu = True
         join_restarted(self)
         super().__post_init__()
-        self._check_search()
-        self._check_folds()
-        self._check_training()
-
-    def _check_search(self) -> None:
-        check_choice("strategy", self.strategy, STRATEGIES)
-        check_choice("direction", self.direction, DIRECTIONS)
-        check_choice("granularity", self.granularity, GRANULARITIES)
-        check_choice("pruner", self.pruner, PRUNERS)
-        self._check_candidates()
-        check_number("search_budget", self.search_budget, "a number above 0", lambda v: v > 0)
-        if self.strategy != "exact" and self.pruner != "none":
-            raise ArgumentsError(
-                f"pruner='{self.pruner}' drops candidates of an exact search, but strategy='{self.strategy}' trains "
-                "few of them. Leave the pruner out, or set strategy='exact'."
-            )
-        check_number("confidence", self.confidence, "a share between 0.5 and 1", lambda v: 0.5 < v < 1)
-        check_int("reduction", self.reduction, 2)
-        check_number("smallest_budget", self.smallest_budget, "a share between 0 and 1", lambda v: 0 < v < 1)
-        if self.score_limit is not None:
-            check_number("score_limit", self.score_limit, "a number, or None", lambda v: True)
-        if self.pruner == "certain" and self.best_score is None:
-            raise ArgumentsError(
-                f"pruner='certain' must know the best value that '{self.score_name}' can take. Give it as "
-                "`score_limit`: 1.0 for shares such as an accuracy, 0.0 for losses that cannot be negative."
-            )
-        if self.max_trainable_parameters is not None:
-            check_int("max_trainable_parameters", self.max_trainable_parameters, 0)
-        if self.min_gain is not None:
-            check_number("min_gain", self.min_gain, "a number of 0 or more, or None", lambda v: v >= 0)
-        if self.max_blocks is not None:
-            check_int("max_blocks", self.max_blocks, 0)
-        if self.num_threads is not None:
-            check_int("num_threads", self.num_threads, 1)
-        check_choice("init_head", self.init_head, ("model", "fit"))
-        check_number("prefix_cache_gb", self.prefix_cache_gb, "a number of 0 or more", lambda v: v >= 0)
-        if self.augmentation_views is not None:
-            check_int("augmentation_views", self.augmentation_views, 1)
-            if not self.prefix_cache or self.torch_compile or self.neftune_noise_alpha:
-                raise ArgumentsError(
-                    "`augmentation_views` are what the cache keeps of each row, and there is none with "
-                    "`prefix_cache=False`, `torch_compile` or `neftune_noise_alpha`. Leave it out, or these."
-                )
-        if not isinstance(self.study_tag, str):
-            raise ArgumentsError(f"`study_tag` must be text, found {self.study_tag!r}.")
-        if self.blocks is not None:
-            if isinstance(self.blocks, str | int) or not hasattr(self.blocks, "__iter__"):
-                raise ArgumentsError(f"`blocks` must be a list, found {self.blocks!r}. Did you mean [{self.blocks!r}]?")
-            self.blocks = list(self.blocks)
-            if not self.blocks:
-                raise ArgumentsError(
-                    "`blocks` lists the blocks to choose from, and is empty. Leave it out for all blocks; to train "
-                    "the head alone, call train(blocks=[])."
-                )
-
-    def _check_candidates(self) -> None:
-        if (self.direction == "list") != (self.candidates is not None):
-            raise ArgumentsError(
-                f"`candidates` are compared with direction='list', and only there; found direction={self.direction!r} "
-                f"and candidates={self.candidates!r}. Give both or neither."
-            )
-        if self.candidates is None:
-            return
-        if isinstance(self.candidates, str):
-            name, _, size = self.candidates.partition(":")
-            if self.candidates != "pairs" and not (name == "windows" and size.isdigit() and int(size) > 0):
-                raise ArgumentsError(
-                    f"`candidates` must be a list of selections, 'pairs' or 'windows:2', found {self.candidates!r}."
-                )
-            return
-        listed = isinstance(self.candidates, list | tuple) and len(self.candidates) > 0
-        if not listed or any(isinstance(one, str | int) or not hasattr(one, "__iter__") for one in self.candidates):
-            raise ArgumentsError(
-                f"`candidates` must be a list of lists of blocks, such as [[0], [0, 3]], found {self.candidates!r}."
-            )
-        self.candidates = [list(selection) for selection in self.candidates]
-        if not all(self.candidates):
-            raise ArgumentsError(
-                "`candidates` holds an empty selection: the head alone, which every search compares with anyway. "
-                "Leave it out."
-            )
-
-    def _check_folds(self) -> None:
-        check_int("num_folds", self.num_folds, 2, " One validation set of your own goes into `validation_dataset`.")
-        if self.fold_seed is not None:
-            check_int("fold_seed", self.fold_seed, 0)
-        for name in ("label_column", "group_column", "fold_column"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise ArgumentsError(f"`{name}` must be the name of a column, found {value!r}.")
-        fraction = self.inner_validation_fraction
-        check_number("inner_validation_fraction", fraction, "a share between 0 and 1", lambda v: 0 < v < 1)
-
-    def _check_training(self) -> None:
-        if self.head_learning_rate is not None:
-            check_number("head_learning_rate", self.head_learning_rate, "a number above 0, or None", lambda v: v > 0)
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ArgumentsError(
-                f"Nothing would be trained: `num_train_epochs` is {self.num_train_epochs} and `max_steps` is "
-                f"{self.max_steps}. Give one of them a value above 0."
-            )
-        if self.auto_find_batch_size:
-            raise ArgumentsError(
-                "`auto_find_batch_size` would let candidates train with different batch sizes, and their scores could "
-                "not be compared. Find the batch size once and set `per_device_train_batch_size`."
-            )
-
-        for name in ("fp16_full_eval", "bf16_full_eval"):
-            if getattr(self, name, False):
-                raise ArgumentsError(
-                    f"`{name}` casts the whole model for good, and all later candidates would start from it. Use "
-                    f"`{name.removesuffix('_full_eval')}=True`, or load the model in that precision."
-                )
+        check_search(self)
+        check_folds(self)
+        check_serving(self)
+        check_training(self)
 
     @property
     def score_name(self) -> str:

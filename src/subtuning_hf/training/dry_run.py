@@ -19,11 +19,12 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback
 
+from ..search.directions import DIRECTIONS, left_out
 from ..search.greedy import replay
 from ..search.journal import find_study
 from ..search.proposals import MOST_CONFIRMED
-from ..search.records import Candidate, SearchSpec, Unit
-from ..search.space import remove_one, windows
+from ..search.records import Candidate, SearchSpec, StudySpec, Unit
+from ..search.space import HEAD_ONLY
 from ..tuner import SubTuningConfig
 from .evaluator import release, seed_all
 from .guard import unaltered
@@ -69,6 +70,7 @@ class SearchPlan:
         recorded (`int`): Evaluations that the journal holds already.
         processes (`int`, *optional*, defaults to 1): Processes that share the work.
         pruner (`str`, *optional*, defaults to `"none"`): What may drop candidates early, which is not counted.
+        left_out (`tuple[str, ...]`, *optional*): Candidates that add too much latency, and are not trained.
     """
 
     rounds: tuple[PlannedRound, ...]
@@ -79,6 +81,7 @@ class SearchPlan:
     recorded: int = 0
     processes: int = 1
     pruner: str = "none"
+    left_out: tuple[str, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -112,6 +115,8 @@ class SearchPlan:
             )
         if self.pruner != "none":
             lines.append(f"Without what the pruner '{self.pruner}' saves, or spends on shorter trainings first.")
+        if self.left_out:
+            lines.append(f"Not trained, since they add more than max_added_latency: {', '.join(self.left_out)}.")
         if self.recorded:
             lines.append(f"{self.recorded} evaluations are in the journal already and will not be repeated.")
         measured = ", ".join(f"{label} {format_seconds(value)}" for label, value in self.seconds.items())
@@ -136,7 +141,10 @@ def plan_search(
     if isinstance(asked, SearchSpec) and asked.strategy != "exact":
         return _plan_predictions(recipe, prepared, asked)
     names = [block.name for block in prepared.spec.blocks]
-    candidates = [Candidate(()), *(Candidate((name,)) for name in dict.fromkeys((names[-1], names[0])))]
+    slow = left_out(prepared.spec, asked) if isinstance(asked, SearchSpec) else ()
+    tried_alone = [name for name in names if Candidate((name,)) not in slow]
+    ends = dict.fromkeys((*tried_alone[-1:], *tried_alone[:1]))
+    candidates = [HEAD_ONLY, *(Candidate((name,)) for name in ends)]
     cost, seconds, steps = CostModel(names), {}, 0
     for candidate in candidates:
         steps, measured = measure(recipe, prepared, candidate)
@@ -145,7 +153,7 @@ def plan_search(
     known = find_study(prepared.folder)
     evaluations = () if known is None else known.evaluations
     if isinstance(asked, SearchSpec):
-        shapes = _shapes(names, asked)
+        shapes = _shapes(prepared.spec, asked)
         state = replay(prepared.spec, asked, evaluations)
         rounds_ = [round_ for part in state.parts or (state,) for round_ in part.rounds]
         recorded = len({e.unit for round_ in rounds_ for e in round_.evaluations})
@@ -163,7 +171,15 @@ def plan_search(
         spent = makespan([value for value in each for _ in range(trainings)], processes)
         rounds.append(PlannedRound(name, len(each), len(each) * trainings, spent, exact))
     return SearchPlan(
-        tuple(rounds), len(names), len(prepared.folds), steps, seconds, recorded, processes, pruner
+        tuple(rounds),
+        len(names),
+        len(prepared.folds),
+        steps,
+        seconds,
+        recorded,
+        processes,
+        pruner,
+        tuple(each.label for each in slow),
     )
 
 
@@ -181,27 +197,24 @@ def _plan_predictions(recipe: Recipe, prepared: Prepared, asked: SearchSpec) -> 
         PlannedRound("train the best", MOST_CONFIRMED, MOST_CONFIRMED, (1 - PREDICTING) * asked.budget * whole, False),
     )
     shown = {"all blocks, all training rows": whole}
-    return SearchPlan(rounds, len(names), len(prepared.folds), steps, shown, recorded=done)
+    slow = tuple(each.label for each in left_out(prepared.spec, asked))
+    return SearchPlan(rounds, len(names), len(prepared.folds), steps, shown, recorded=done, left_out=slow)
 
 
-def _shapes(names: Sequence[str], search: SearchSpec) -> list[tuple[str, tuple[Candidate, ...] | int]]:
+def _shapes(spec: StudySpec, search: SearchSpec) -> list[tuple[str, tuple[Candidate, ...] | int]]:
     """The rounds that there can be: their candidates where these are known, else how many they are."""
-    if search.direction == "list":
-        return [("0", (Candidate(()),)), ("1", search.candidates)]
     if search.direction == "best":
-        parts = [(way, _shapes(names, replace(search, direction=way))) for way in ("forward", "backward")]
+        parts = [(way, _shapes(spec, replace(search, direction=way))) for way in ("forward", "backward")]
         return [(f"{way} {name}", tried) for way, shapes in parts for name, tried in shapes]
-    count = len(names)
-    if search.direction == "backward":
-        # Blocks are removed one by one; the first removals are known.
-        everything = Candidate(tuple(names))
-        return [("0", (everything,)), ("1", remove_one(names, everything))] + [
-            (str(index), count - index + 1) for index in range(2, count + 1)
-        ]
-    last = count if search.max_blocks is None else min(search.max_blocks, count)
-    shapes: list[tuple[str, tuple[Candidate, ...] | int]] = [("0", (Candidate(()),))]
-    if last:
-        shapes.append(("1", windows(names)))
+    rules = DIRECTIONS[search.direction](spec, search)
+    shapes: list[tuple[str, tuple[Candidate, ...] | int]] = [("0", (rules.start,))]
+    first = rules.following(rules.start)
+    if isinstance(first, str):
+        return shapes
+    shapes.append(("1", first if search.direction != "backward" else first[::-1]))  # from the dearest
+    count = len(first)
+    last = {"list": 1, "backward": count}.get(search.direction, min(search.max_blocks or count, count))
+    # Blocks are added or removed one by one; the first ones are known.
     return shapes + [(str(index), count - index + 1) for index in range(2, last + 1)]
 
 

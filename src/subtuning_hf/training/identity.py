@@ -44,6 +44,7 @@ EXCLUDED = _names(
     strategy direction candidates granularity min_gain max_blocks max_trainable_parameters pruner confidence reduction
     smallest_budget score_limit speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed
     parallelism_config prefix_cache prefix_cache_gb search_budget
+    latency_profile serving_tasks serving_batch max_added_latency serving_aware
     metric_for_best_model greater_is_better fold_seed
     """
 )

@@ -35,6 +35,7 @@ from .heads import head_fingerprint
 from .identity import describe, fingerprint_code, model_identity, settings_of
 from .preflight import check_head_rate, check_scoring, check_steps, cut_folds, random_rows
 from .recipe import Recipe
+from .serving import serving_cost
 
 logger = logging.get_logger(__name__)
 
@@ -88,6 +89,9 @@ def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpe
         smallest_budget=args.smallest_budget,
         score_limit=args.best_score if args.pruner == "certain" else None,
         budget=None if args.strategy == "exact" else args.search_budget,
+        serving=serving_cost(args, spec),
+        max_added_latency=args.max_added_latency,
+        serving_aware=args.serving_aware,
     )
 
 
@@ -110,9 +114,7 @@ def head_parameters(model: nn.Module) -> int:
     return sum(found.values())
 
 
-def listed_candidates(
-    args: GreedySubTuningArguments, model: nn.Module, blocks: Sequence[str]
-) -> tuple[Candidate, ...]:
+def listed_candidates(args: GreedySubTuningArguments, model: nn.Module, blocks: Sequence[str]) -> tuple[Candidate, ...]:
     """
     The candidates of a search in direction "list".
 
@@ -273,5 +275,3 @@ def environment(args: GreedySubTuningArguments, model: nn.Module) -> dict[str, A
         "subtuning_hf": __version__,
         **{name: module.__version__ for name, module in libraries.items()},
     }
-
-

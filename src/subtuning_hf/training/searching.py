@@ -78,7 +78,7 @@ class SearchMixin(_Base):
             with self._study(prepared, team) as study:
                 state = study.run(asked)
                 self.result = SearchResult.from_state(
-                    study.spec, state, study.evaluations, study.proposal_of(asked)
+                    study.spec, state, study.evaluations, study.proposal_of(asked), asked
                 )
                 if study.reporter is not None:
                     study.reporter.ladder(self.result.to_rows())
