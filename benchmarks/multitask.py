@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -143,15 +142,22 @@ def measure(name: str, depth: str, tasks: int, batches: list[int], repeats: int)
     return found
 
 
+def peak_mb() -> float:
+    """Most memory of this process since it was reset; what the system counts otherwise begins with the parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def memory(name: str, depth: str, tasks: int, batch: int, variant: str) -> dict[str, Any]:
     """Of this process: bytes that the weights take, and the peak after a pass beyond what was there before."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = peak_mb()
     answer, holder = prepare(name, depth, tasks, variant)
     parts = holder if isinstance(holder, list) else [holder]
     tensors = {t.data_ptr(): t.nbytes for part in parts for t in [*part.parameters(), *part.buffers()]}
     with torch.inference_mode():
         answer(inputs_of(name, batch))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = peak_mb() - before
     own = 0
     if isinstance(holder, MultiTaskModel):
         own = sum(
@@ -163,7 +169,7 @@ def memory(name: str, depth: str, tasks: int, batch: int, variant: str) -> dict[
     base = sum(t.nbytes for t in build(name).state_dict().values())
     return {
         "model": name, "depth": depth, "tasks": tasks, "batch": batch, "variant": variant,
-        "weights_mb": sum(tensors.values()) / 1e6, "peak_mb": peak / 1024, "own_mb": own / 1e6, "base_mb": base / 1e6,
+        "weights_mb": sum(tensors.values()) / 1e6, "peak_mb": peak, "own_mb": own / 1e6, "base_mb": base / 1e6,
     }  # fmt: skip
 
 

@@ -30,12 +30,13 @@ from .guard import Snapshot, unaltered
 from .optimizer import HeadLearningRateMixin
 from .preflight import check_world, check_writable
 from .prepare import Prepared
+from .publishing import PublishingMixin
 from .recipe import Recipe, check_callbacks, let_through, make_callback
 from .searching import SearchMixin
 from .team import Solo, Team
 
 
-class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
+class GreedySubTuningTrainer(SearchMixin, PublishingMixin, HeadLearningRateMixin, Trainer):
     """
     Chooses the blocks of a model that are worth fine-tuning, then trains them.
 
@@ -136,6 +137,8 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
         self._untouched: Snapshot | None = None
         self._team: Solo | Team | None = None
         self._stored_rows: Any = None
+        self._measured = []
+        self._card_words = {}
         self._own_callbacks = [make_callback(make) for make in factories]
         with let_through(model):
             super().__init__(
@@ -216,6 +219,7 @@ class GreedySubTuningTrainer(SearchMixin, HeadLearningRateMixin, Trainer):
             snapshot.restore()
             raise
         self._untouched = snapshot
+        self._measured = []
         self._use(model)
         for callback in self._own_callbacks:
             self.remove_callback(callback)

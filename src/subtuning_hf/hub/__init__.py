@@ -1,0 +1,27 @@
+"""
+An adapter's way to the Hub: its model card, and which files of a folder go there.
+
+Is handed finished numbers and pictures; knows neither trainers nor how anything is drawn.
+"""
+
+from .card import Picture, is_own_card, model_card, write_card
+from .compared import read_comparison
+from .facts import CardFacts, Measured, Part, Source, adapter_parts, hub_name, pipeline_tag, source_of
+from .files import pushed_files
+
+__all__ = [
+    "CardFacts",
+    "Measured",
+    "Part",
+    "Picture",
+    "Source",
+    "adapter_parts",
+    "hub_name",
+    "is_own_card",
+    "model_card",
+    "pipeline_tag",
+    "pushed_files",
+    "read_comparison",
+    "source_of",
+    "write_card",
+]
