@@ -140,6 +140,11 @@ def leave_one_out(methods: Mapping[str, Mapping[Key, Any]], keys: Sequence[Key])
     return mean(regrets), picked
 
 
+def in_short(blocks: Sequence[str]) -> str:
+    """Names without what all of a model's begin with."""
+    return ", ".join(name.removeprefix("bert.encoder.") for name in blocks) or "head only"
+
+
 def choice_table(choices: Sequence[Mapping[str, Any]]) -> str:
     """Test accuracy of both searches' selections, and what the search cost."""
     rows, differences, ratios = [], [], []
@@ -153,8 +158,8 @@ def choice_table(choices: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 f"{one['setting']}, seed {one['seed']}",
-                ", ".join(one["chosen"]) or "head only",
-                "the same" if same else ", ".join(one["exact"]),
+                in_short(one["chosen"]),
+                "the same" if same else in_short(one["exact"]),
                 f"{100 * statistics.fmean(one['test']):.1f}",
                 f"{100 * statistics.fmean(one['exact_test']):.1f}",
                 f"{statistics.fmean(paired):+.1f} ± {error:.1f}",
