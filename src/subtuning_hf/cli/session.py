@@ -162,9 +162,10 @@ def train_and_report(session: Session, trainer: Any, blocks: Sequence[str | int]
         runs = trainer.repeat(test, num_repeats=repeats, blocks=blocks)
     trainer.train(blocks=blocks)
     metrics = trainer.evaluate(test, metric_key_prefix="test")
+    if session.prints:
+        session.prepared.settings.save(session.folder)  # saving may push, and what inputs are made of goes along
     trainer.save_model()
     if session.prints:
-        session.prepared.settings.save(session.folder)
         report(session.folder, adapter_blocks(trainer.model), metrics, runs)
 
 

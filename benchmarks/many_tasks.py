@@ -1,7 +1,7 @@
 """
 Many tasks on one trunk, against answering each task by itself.
 
-    python benchmarks/multitask.py --output-dir benchmarks/results/multitask
+    python benchmarks/many_tasks.py --output-dir benchmarks/results/multitask
 
 A ResNet-50, a ViT-S/16 and a BERT-base with random weights (time and memory do not depend on them); every task tunes
 one block, early, at two thirds, or the last one, and has a head of its own. Measured in one process, in rotating

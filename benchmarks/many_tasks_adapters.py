@@ -2,7 +2,7 @@
 Many tasks on one trunk, against the `Parallel` composition of the adapters library, which needs an older transformers.
 
     python -m venv OTHER && OTHER/bin/pip install adapters torch
-    python benchmarks/multitask_adapters.py --python OTHER/bin/python --output-dir benchmarks/results/multitask
+    python benchmarks/many_tasks_adapters.py --python OTHER/bin/python --output-dir benchmarks/results/multitask
 
 Two workers, one in each environment, hold a BERT-base with random weights and as many tasks, and answer in turn, one
 pass each. With adapters, a task is a bottleneck adapter in one layer, and a head; `Parallel` repeats the batch from it
