@@ -1,15 +1,37 @@
-"""Latency of blocks: what is measured is what it says, on a clock that tests can read, and models are left alone."""
+"""Latency of blocks: what is measured is what it says, on a clock of the tests' own, and models are left alone."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from subtuning_hf.errors import ArgumentsError, MultiTaskError
+from subtuning_hf.multitask import latency
 from subtuning_hf.multitask.latency import _by_block, _in_turn, measure_latency
 from subtuning_hf.search.latency import LatencyProfile
 from toys import TOYS
+
+
+class Clock:
+    """Goes on when a module says so, and at no other time: machines are busy."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+CLOCK = Clock()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that measuring reads."""
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=CLOCK.perf_counter))
+    return CLOCK
 
 
 class Slow(nn.Module):
@@ -20,7 +42,7 @@ class Slow(nn.Module):
         self.linear, self.per_row = nn.Linear(3, 3), per_row
 
     def forward(self, x):
-        time.sleep(len(x) * self.per_row / 1e3)
+        CLOCK.now += len(x) * self.per_row / 1e3
         return x + self.linear(x)
 
 
@@ -33,7 +55,7 @@ class Chain(nn.Module):
         self.classifier = nn.Linear(3, 2)
 
     def forward(self, x):
-        time.sleep(len(x) * 3 / 1e3)
+        CLOCK.now += len(x) * 3 / 1e3
         for layer in self.layers:
             x = layer(x)
         return self.classifier(x)
@@ -42,25 +64,25 @@ class Chain(nn.Module):
 BLOCKS = [f"layers.{place}" for place in range(3)]
 
 
-def test_each_variant_runs_the_rows_it_should():
+def test_each_variant_runs_the_rows_it_should(clock):
     found = measure_latency(Chain(), {"x": torch.randn(1, 3)}, 3, 3, batches=[2], blocks=BLOCKS, end_to_end=False)
     each = found.of(2)
     for place, per_row in enumerate((3, 6, 12)):
-        assert each.shared[place].median == pytest.approx(2 * per_row, rel=0.4)
-        assert each.stacked[place].median == pytest.approx(6 * per_row, rel=0.4)
-        assert each.tuned[place].median == pytest.approx(6 * per_row, rel=0.4)
-    assert each.outside.median == pytest.approx(6, rel=0.4)
-    assert each.whole.median == pytest.approx(48, rel=0.3)
+        assert each.shared[place].median == pytest.approx(2 * per_row)
+        assert each.stacked[place].median == pytest.approx(6 * per_row)
+        assert each.tuned[place].median == pytest.approx(6 * per_row)
+    assert each.outside.median == pytest.approx(6)
+    assert each.whole.median == pytest.approx(48)
     assert found.blocks == tuple(BLOCKS) and found.num_parameters == (12,) * 3 and found.tuned_bytes == (48,) * 3
     assert each.measured == () and each.repeats == 3
 
 
-def test_whole_models_of_many_tasks_agree_with_what_blocks_add_up_to(tmp_path):
+def test_whole_models_of_many_tasks_agree_with_what_blocks_add_up_to(tmp_path, clock):
     found = measure_latency(Chain(), {"x": torch.randn(2, 3)}, 3, 3, blocks=BLOCKS)
     runs = {run.blocks: run.time.median for run in found.measured(2)}
     assert list(runs) == [(), ("layers.0",), ("layers.1",), ("layers.2",)]
     for blocks in list(runs)[1:]:
-        assert runs[blocks] == pytest.approx(found.predicted(blocks, 2), rel=0.35)
+        assert runs[blocks] == pytest.approx(found.predicted(blocks, 2))
     assert runs["layers.0",] > runs["layers.1",] > runs["layers.2",] > found.of(2).whole.median
     assert LatencyProfile.load(found.save(tmp_path / "latency.json")) == found
 
