@@ -11,7 +11,13 @@ ALONE = {"timm-densenet"}
 QUICK = ("resnet", "bert", "gpt2", "t5", "wav2vec2", "timm-densenet")
 
 
-def compare(toy, adapters, model, inputs, tolerance=1e-5):
+def rounding(reference, inputs, want):
+    """What the adapter differs by when its rows run one by one: small variances of a BatchNorm magnify rounding."""
+    rows = [call(reference, {name: value[i : i + 1] for name, value in inputs.items()}) for i in range(len(want))]
+    return max(float((logits_of(row)[0] - one).abs().max()) for row, one in zip(rows, want, strict=True))
+
+
+def compare(toy, adapters, model, inputs, exact=False):
     """Answers within rounding, and no two tasks alike: an answer of the wrong task would not pass."""
     answers = model(**inputs)
     wanted = {task: logits_of(call(alone(toy, folder), inputs)) for task, folder in adapters.items()}
@@ -19,7 +25,12 @@ def compare(toy, adapters, model, inputs, tolerance=1e-5):
     for task, want in wanted.items():
         found = logits_of(answers[task])
         assert found.shape == want.shape and found.dtype == want.dtype
-        assert float((found - want).abs().max()) <= tolerance * float(want.abs().max()), task
+        most = (
+            0.0
+            if exact
+            else max(1e-5 * float(want.abs().max()), 4 * rounding(alone(toy, adapters[task]), inputs, want))
+        )
+        assert most <= 1e-3 and float((found - want).abs().max()) <= most, task
     distinct = {tuple(want.flatten()[:2].tolist()) for want in wanted.values()}
     assert len(distinct) == len(wanted)
 
@@ -48,4 +59,4 @@ def test_eight_tasks(name, shape, tmp_path):
 def test_one_task_is_its_adapter_bit_for_bit(name, tmp_path):
     toy = TOYS[name]
     adapters = make_tasks(toy, tmp_path, 1, "nested")
-    compare(toy, adapters, load(toy, adapters), toy.inputs(2), tolerance=0.0)
+    compare(toy, adapters, load(toy, adapters), toy.inputs(2), exact=True)
