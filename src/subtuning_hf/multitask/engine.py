@@ -43,14 +43,14 @@ class Ready:
 
     Args:
         learned ([`Learned`]): How the model takes rows of several tasks.
-        together (`frozenset[str]`): Tasks whose answers out of a shared pass were found to be right.
-        shapes (`Mapping[str, tuple]`): Shapes that the output of each of these had alone, of the same rows.
-        reason (`str` or `None`): Why some tasks run by themselves.
+        together (`Mapping[str, tuple]`):
+            Tasks whose answers out of a shared pass were found to be right, and the shapes that the output of each has
+            alone, of the same rows.
+        reason (`str` or `None`): Why other tasks run by themselves.
     """
 
     learned: Learned
-    together: frozenset[str] = frozenset()
-    shapes: Mapping[str, Shapes] = field(default_factory=dict)
+    together: Mapping[str, Shapes] = field(default_factory=dict)
     reason: str | None = None
 
     @cached_property
@@ -59,7 +59,7 @@ class Ready:
         `dict[str, tuple]`: Leaves of a task's output that are narrower than those of the task with most classes: number
         of the leaf, dimension, size.
         """
-        return widths_of(self.shapes, self.learned.output)
+        return widths_of(self.together, self.learned.output)
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,27 @@ class Tasks:
         models (`Mapping[str, TaskModel]`): By name.
         stack (`torch.nn.Module`): The model with forks in the place of its blocks and of heads.
         learned (`dict`): By kind of inputs, how this stack takes rows of several tasks; shared while the stack is.
-        before ([`Tasks`], *optional*): Those of before the last change, on the same stack.
+        known (`Mapping`): By kind of inputs, what was found of these tasks before others came or went.
     """
 
     models: Mapping[str, TaskModel]
     stack: nn.Module
     learned: OrderedDict[tuple, Learned] = field(default_factory=OrderedDict)
-    before: Tasks | None = None
+    known: Mapping[tuple, Mapping[str, Shapes]] = field(default_factory=dict)
     ready: OrderedDict[tuple, Ready] = field(default_factory=OrderedDict)
     plans: OrderedDict[tuple, tuple[Plan, dict[str, Bound]]] = field(default_factory=OrderedDict)
+
+    def changed(self, models: Mapping[str, TaskModel]) -> Tasks:
+        """
+        Other tasks on the same stack. Of what was found, it keeps what still holds, and nothing of tasks that go.
+
+        Args:
+            models (`Mapping[str, TaskModel]`): By name; those that stay are the same objects.
+        """
+        found = {**self.known, **{kind: ready.together for kind, ready in self.ready.items()}}
+        stay = {task for task, model in models.items() if self.models.get(task) is model}
+        known = {kind: {t: one for t, one in of_kind.items() if t in stay} for kind, of_kind in found.items()}
+        return Tasks(models, self.stack, self.learned, known=known)
 
 
 class Engine:
@@ -249,20 +261,11 @@ class Engine:
             early = next((name for name in model.own if name in learned.early), model.apart)
             if early is not None:
                 reasons[task] = f"'{early}' of {task} is not the trunk's"
-        known = self._known(now, kind)
+        known = now.known.get(kind, {})
         new = [task for task in now.models if task not in reasons and task not in known]
         with undisturbed(self.bare):
             found = self._right(now, kind, learned, new, list(known)[:1], reasons) if new else {}
-        shapes = {task: one for task, one in {**known, **found}.items() if task in now.models}
-        return Ready(learned, frozenset(shapes), shapes, next(iter(reasons.values()), None))
-
-    def _known(self, now: Tasks, kind: tuple) -> dict[str, Shapes]:
-        """Tasks that were found to be right, and are still the same."""
-        before = now.before
-        ready = before.ready.get(kind) if before is not None else None
-        if before is None or ready is None:
-            return {}
-        return {t: one for t, one in ready.shapes.items() if t in now.models and now.models[t] is before.models[t]}
+        return Ready(learned, {**known, **found}, next(iter(reasons.values()), None))
 
     def _right(
         self, now: Tasks, kind: tuple, learned: Learned, tasks: Sequence[str], known: list[str], reasons: dict[str, str]
@@ -294,8 +297,7 @@ class Engine:
         probe = learned.probe
         alone = {task: now.models[task].model(**probe) for task in tasks}
         shapes = {task: tuple(output_shapes(output)) for task, output in alone.items()}
-        ready = Ready(learned, frozenset(tasks), shapes)
-        stacked = self._stacked(now, kind, ready, probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
+        stacked = self._stacked(now, kind, Ready(learned, shapes), probe, 3, dict.fromkeys(tasks, (0, 1, 2)))
         for task in tasks:
             compare(stacked[task], alone[task], allowed(now.models[task].model, probe, alone[task], learned.output))
         return shapes

@@ -36,24 +36,12 @@ class Call(Protocol):
 _CALL: ContextVar[Call | None] = ContextVar("subtuning_multitask_call", default=None)
 
 
-class Fork(nn.Module):
-    """
-    A module of the trunk, and those that tasks have in its place. Outside of a call it is the former.
+class _InPlace(nn.Module):
+    """Stands in the place of a module of the trunk, and passes for it where its attributes are read."""
 
-    Args:
-        base_layer (`torch.nn.Module`): The frozen module.
-        name (`str`): Its name in the model.
-    """
-
-    def __init__(self, base_layer: nn.Module, name: str) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.own = nn.ModuleDict()
-        self.place = name
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call = _CALL.get()
-        return self.base_layer(*args, **kwargs) if call is None else call.run(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their blocks (`layer.attention_type`, `classifier.weight`).
@@ -63,6 +51,25 @@ class Fork(nn.Module):
             if name == "base_layer" or "_modules" not in self.__dict__:
                 raise
             return getattr(self.base_layer, name)
+
+
+class Fork(_InPlace):
+    """
+    A module of the trunk, and those that tasks have in its place. Outside of a call it is the former.
+
+    Args:
+        base_layer (`torch.nn.Module`): The frozen module.
+        name (`str`): Its name in the model.
+    """
+
+    def __init__(self, base_layer: nn.Module, name: str) -> None:
+        super().__init__(base_layer)
+        self.own = nn.ModuleDict()
+        self.place = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        call = _CALL.get()
+        return self.base_layer(*args, **kwargs) if call is None else call.run(self, args, kwargs)
 
 
 class during:
@@ -207,7 +214,7 @@ class Stacked:
         return through(step, self.shapes[fork.place], args, kwargs, self._taken)
 
 
-class FixedFork(nn.Module):
+class FixedFork(_InPlace):
     """
     A step of one plan, for good: nothing is decided when it is called, so that it can be compiled and exported.
 
@@ -218,21 +225,12 @@ class FixedFork(nn.Module):
     """
 
     def __init__(self, step: Bound, shape: Shape, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.runs = nn.ModuleList([run.module for run in step.runs])
         self.step, self.shape = step, shape
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return through(self.step, self.shape, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_layer" or "_modules" not in self.__dict__:
-                raise
-            return getattr(self.base_layer, name)
 
 
 Taken = dict[tuple[int, int, int], tuple[Tensor, Tensor]]

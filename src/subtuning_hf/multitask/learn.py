@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from ..errors import MultiTaskError, PrefixCacheError
 from ..prefix.anatomy import Anatomy, examine, tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
-from ..prefix.check import deviation, tolerance
+from ..prefix.check import allowance, deviation, tolerance
 from .adapters import structure_copy
 from .fork import (
     FED,
@@ -348,7 +348,7 @@ def compare(found: Any, wanted: Any, most: float) -> float:
 
 
 def allowed(model: nn.Module, probe: Inputs, reference: Any, parts: Sequence[Part]) -> float:
-    """What rounding may change: a constant, or more where rows alone differ more from those in a batch."""
+    """What rounding may change in the answers of a model."""
     least, own = tolerance(model, device_of(model)), 0.0
     together = pytree.tree_flatten(reference)[0]
     for row in range(3):
@@ -356,7 +356,7 @@ def allowed(model: nn.Module, probe: Inputs, reference: Any, parts: Sequence[Par
         for one, whole, part in zip(alone, together, parts, strict=True):
             if isinstance(one, Tensor) and part.dim is not None:
                 own = max(own, deviation(whole.narrow(part.dim, row, 1), one))
-    return max(least, min(4 * own, 100 * least))
+    return allowance(least, own)
 
 
 # --- the tree of modules ---------------------------------------------------------------------

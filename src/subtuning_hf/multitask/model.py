@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -169,24 +168,22 @@ class MultiTaskModel(nn.Module):
         """Make these the tasks, with a fork at every place of which one has a module of its own."""
         models = lifted(models, self.blocks)
         places = {*self.blocks, *(name for model in models.values() for name in model.own)}
-        before: Tasks | None = self.__dict__.get("_tasks")
-        stack = before.stack if before is not None else None
-        if stack is None or not places <= {m.place for m in stack.modules() if isinstance(m, Fork)}:
-            stack, before = structure_copy(self.bare), None
+        now: Tasks | None = self.__dict__.get("_tasks")
+        if now is not None and places <= {fork.place for fork in _forks(now.stack)}:
+            now = now.changed(models)
+        else:
+            now = Tasks(models, structure_copy(self.bare))
             for name in places:
-                put(stack, name, Fork(stack.get_submodule(name), name))
-        for fork in [module for module in stack.modules() if isinstance(module, Fork)]:
+                put(now.stack, name, Fork(now.stack.get_submodule(name), name))
+        for fork in _forks(now.stack):
             fork.own = nn.ModuleDict(
-                {_key(t): one.own[fork.place] for t, one in models.items() if fork.place in one.own}
+                {_key(task): one.own[fork.place] for task, one in models.items() if fork.place in one.own}
             )
-        self.stack = stack
+        self.stack = now.stack
         self.apart = nn.ModuleDict({_key(task): one.model for task, one in models.items() if one.apart is not None})
-        learned = before.learned if before is not None else OrderedDict()
-        if before is not None:  # what was found last still holds, if nobody called since
-            before = before.before if before.before is not None and not before.ready else replace(before, before=None)
         # Walking through all modules takes longer than a small model does.
         self.__dict__["_held"] = [module._parameters for module in self.modules() if module._parameters]
-        self.__dict__["_tasks"] = Tasks(models, stack, learned, before)
+        self.__dict__["_tasks"] = now
 
     def task_model(self, task: str) -> nn.Module:
         """
@@ -321,6 +318,10 @@ class MultiTaskModel(nn.Module):
 
     def _last(self) -> Ready | None:
         return next(reversed(self._tasks.ready.values()), None)
+
+
+def _forks(stack: nn.Module) -> list[Fork]:
+    return [module for module in stack.modules() if isinstance(module, Fork)]
 
 
 def _key(task: str) -> str:

@@ -218,18 +218,14 @@ class _Check:
         return worst, greatest
 
     def _allowed(self) -> float:
-        """
-        What rounding may change: a constant, or more where the model's own rows alone differ more from rows in a batch
-        (small variances of a BatchNorm magnify rounding), up to a limit.
-        """
-        least = self.tolerance
+        """What rounding may change, from what the model's own rows alone differ by from rows in a batch."""
         own = [
             deviation(self._row(value, path, i), self._row(one[path], path, i, among=0))
             for path, value in self.full.items()
             if self._has_rows(path)
             for i, one in enumerate(self.alone)
         ]
-        return max(least, min(4 * max(own, default=0.0), 100 * least))
+        return allowance(self.tolerance, max(own, default=0.0))
 
     def _has_rows(self, path: str) -> bool:
         batch = self.dims[path].batch
@@ -275,6 +271,14 @@ def tolerance(model: nn.Module, device: torch.device, autocast: torch.dtype | No
     if cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32):
         return 4 * 2.0**-10
     return 1e-5
+
+
+def allowance(least: float, own: float) -> float:
+    """
+    What rounding may change: `least`, or more where a model's own rows alone differ more from rows in a batch, as small
+    variances of a BatchNorm magnify rounding; up to a limit.
+    """
+    return max(least, min(4 * own, 100 * least))
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
