@@ -31,7 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from subtuning_hf import SubTuningConfig, find_blocks
 from subtuning_hf.compare import Task
-from subtuning_hf.compare.harness import QUIET
+from subtuning_hf.compare.task import QUIET
 from subtuning_hf.search.folds import make_folds
 from subtuning_hf.search.greedy import replay
 from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, SearchSpec, StudySpec

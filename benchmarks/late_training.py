@@ -27,7 +27,7 @@ from peft import get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from subtuning_hf import GreedySubTuningArguments, GreedySubTuningTrainer, find_blocks, lora_config_for_blocks
-from subtuning_hf.compare.harness import QUIET
+from subtuning_hf.compare.task import QUIET
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "proxies"))

@@ -36,8 +36,9 @@ from subtuning_hf.compare import (
     Trials,
     method_rows,
     method_table,
+    rates,
     repeat,
-    tune_learning_rate,
+    tune,
     verdict,
 )
 from subtuning_hf.plots import Reference, plot_profile, save_figure
@@ -174,7 +175,8 @@ def search(options: argparse.Namespace, task: Task, folder: Path, learning_rate:
 
 def trials_text(trials: Trials) -> str:
     """The learning-rate trials of one method."""
-    tried = "  ".join(f"{rate:g}: {100 * trials.mean(rate):.1f} %" for rate in trials.fold_scores)
+    means = [(one["learning_rate"], 100 * trials.mean(place)) for place, one in enumerate(trials.settings)]
+    tried = "  ".join(f"{rate:g}: {mean:.1f} %" for rate, mean in means)
     return f"{trials.method.name:<10} {tried}"
 
 
@@ -191,7 +193,7 @@ def main() -> None:
     started = time.perf_counter()
 
     def tuned(method: Any) -> Trials:
-        trials = tune_learning_rate(task, method, options.learning_rates, folds, options.seed, log)
+        trials = tune(task, method, rates(*options.learning_rates), folds, options.seed, log)
         print(trials_text(trials), flush=True)
         return trials
 
@@ -258,8 +260,8 @@ def write(
     figure = plot_profile(
         result.profile,
         selection=result.blocks,
-        linear_probe=Reference(probe.mean(probe.best), probe.standard_error, "linear probe"),
-        full_finetuning=Reference(full.mean(full.best), full.standard_error),
+        linear_probe=Reference(probe.best_mean, probe.standard_error, "linear probe"),
+        full_finetuning=Reference(full.best_mean, full.standard_error),
         metric=f"accuracy, mean of {options.folds} folds",
         title=f"Finetuning profile: {options.setting}, {len(task.train)} rows",
     )

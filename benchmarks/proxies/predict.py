@@ -23,7 +23,6 @@ import torch
 import transformers
 
 from subtuning_hf.compare import FullFineTuning, Task
-from subtuning_hf.compare.harness import run_once
 from subtuning_hf.proposal import (
     gradients,
     kernels,
@@ -68,7 +67,7 @@ def full_fine_tune(task: Task, setting: Setting, seed: int) -> float:
     """Seconds of one full fine-tune on all rows, without scoring, as a user would run it."""
     few = task.test.select(range(1))
     started = time.perf_counter()
-    run_once(task, FullFineTuning, setting.learning_rate, seed, task.train, few)
+    FullFineTuning.run(task, {"learning_rate": setting.learning_rate}, seed, task.train, few)
     return time.perf_counter() - started
 
 

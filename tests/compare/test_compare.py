@@ -21,14 +21,16 @@ from subtuning_hf.compare import (
     Trials,
     method_rows,
     method_table,
+    rates,
     repeat,
-    tune_learning_rate,
+    tune,
     verdict,
 )
 from subtuning_hf.errors import ArgumentsError, MetricNotFoundError, NonFiniteScoreError
 from subtuning_hf.search.folds import make_folds
 
 WIDTH = 6
+RATE = {"learning_rate": 1e-2}
 
 
 class Layer(nn.Module):
@@ -95,7 +97,8 @@ def weights_of(task):
 
 def test_methods_train_what_they_say_and_leave_the_model_alone(task):
     before = weights_of(task)
-    runs = {m.name: repeat(task, m, 1e-2, [0])[0] for m in (LinearProbe, FullFineTuning, Selection(["layers.1"]))}
+    methods = (LinearProbe, FullFineTuning, Selection(["layers.1"]))
+    runs = {method.name: repeat(task, method, RATE, [0])[0] for method in methods}
     head = sum(p.numel() for p in task.model.classifier.parameters())
     block = sum(p.numel() for p in task.model.layers[1].parameters())
     assert runs["LP"]["trainable_parameters"] == head
@@ -106,7 +109,7 @@ def test_methods_train_what_they_say_and_leave_the_model_alone(task):
 
 
 def test_a_selection_of_no_block_is_the_linear_probe(task):
-    assert repeat(task, Selection([]), 1e-2, [3])[0]["score"] == repeat(task, LinearProbe, 1e-2, [3])[0]["score"]
+    assert repeat(task, Selection([]), RATE, [3])[0]["score"] == repeat(task, LinearProbe, RATE, [3])[0]["score"]
 
 
 def test_a_run_is_what_a_trainer_gives(task):
@@ -116,7 +119,7 @@ def test_a_run_is_what_a_trainer_gives(task):
 
     from transformers import Trainer, set_seed
 
-    found = repeat(task, Selection(["layers.2"]), 1e-2, [5])[0]["score"]
+    found = repeat(task, Selection(["layers.2"]), RATE, [5])[0]["score"]
     set_seed(5)
     model = get_peft_model(copy.deepcopy(task.model), SubTuningConfig(blocks=["layers.2"]))
     with tempfile.TemporaryDirectory() as folder:
@@ -143,17 +146,17 @@ def test_trials_score_the_folds_and_never_the_test_rows(task, folds):
     identity = task.identity  # reads the test rows to recognise them, before they are taken away
     object.__setattr__(task, "test", Untouchable())
     calls = []
-    trials = tune_learning_rate(task, FullFineTuning, [1e-3, 1e-2], folds, 0, on_run=lambda: calls.append(1))
+    trials = tune(task, FullFineTuning, rates(1e-3, 1e-2), folds, 0, on_run=lambda: calls.append(1))
     assert task.identity == identity and len(calls) == 6
     assert trials.fold_sizes == tuple(len(fold.validation) for fold in folds)
-    assert trials.mean(trials.best) == max(trials.mean(rate) for rate in (1e-3, 1e-2))
+    assert trials.best_mean == max(trials.mean(0), trials.mean(1))
 
 
 def test_the_search_scores_as_the_harness_does(task, folds, tmp_path):
     """A candidate's evaluation in the search and a trial here are the same number, bit for bit."""
     from subtuning_hf import GreedySubTuningArguments, GreedySubTuningTrainer
 
-    trials = tune_learning_rate(task, Selection(["layers.0"]), [1e-2], folds, 0)
+    trials = tune(task, Selection(["layers.0"]), rates(1e-2), folds, 0)
     arguments = GreedySubTuningArguments(
         str(tmp_path),
         strategy="exact",
@@ -175,17 +178,17 @@ def test_the_search_scores_as_the_harness_does(task, folds, tmp_path):
     result = trainer.search()
     searched = [e for r in result.rounds for e in r.evaluations if e.candidate.blocks == ("layers.0",)]
     scores = tuple(e.score for e in sorted(searched, key=lambda e: e.fold))
-    assert scores == trials.fold_scores[1e-2]
+    assert scores == trials.fold_scores[0]
 
 
 def test_a_stopped_comparison_goes_on(task, folds, tmp_path):
     file = tmp_path / "runs.jsonl"
-    whole = tune_learning_rate(task, LinearProbe, [1e-3, 1e-2], folds, 0, RunLog(file))
+    whole = tune(task, LinearProbe, rates(1e-3, 1e-2), folds, 0, RunLog(file))
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == 6
     file.write_bytes(b"".join(lines[:4]) + lines[4][:-9])  # killed while it wrote the fifth
     log = RunLog(file)
-    again = tune_learning_rate(task, LinearProbe, [1e-3, 1e-2], folds, 0, log)
+    again = tune(task, LinearProbe, rates(1e-3, 1e-2), folds, 0, log)
     assert again.fold_scores == whole.fold_scores and log.reused == 4
     assert [json.loads(line)["key"] for line in file.read_bytes().splitlines()] == [json.loads(x)["key"] for x in lines]
 
@@ -194,7 +197,7 @@ def test_a_stopped_comparison_goes_on(task, folds, tmp_path):
 def test_a_changed_task_reuses_nothing(task, tmp_path, change):
     import dataclasses
 
-    repeat(task, LinearProbe, 1e-2, [0], RunLog(tmp_path / "runs.jsonl"))
+    repeat(task, LinearProbe, RATE, [0], RunLog(tmp_path / "runs.jsonl"))
     seeds, rate = [0], 1e-2
     if change == "weights":
         with torch.no_grad():
@@ -209,7 +212,7 @@ def test_a_changed_task_reuses_nothing(task, tmp_path, change):
     else:
         rate = 2e-2
     log = RunLog(tmp_path / "runs.jsonl")
-    repeat(task, LinearProbe, rate, seeds, log)
+    repeat(task, LinearProbe, {"learning_rate": rate}, seeds, log)
     assert log.reused == 0
 
 
@@ -217,12 +220,12 @@ def test_bad_input(task, folds):
     import dataclasses
 
     with pytest.raises(ArgumentsError, match="must not be empty"):
-        tune_learning_rate(task, LinearProbe, [], folds, 0)
+        tune(task, LinearProbe, rates(), folds, 0)
     with pytest.raises(MetricNotFoundError, match="'f1', an evaluation returns .*accuracy"):
-        repeat(dataclasses.replace(task, metric="f1", _identity=[]), LinearProbe, 1e-2, [0])
+        repeat(dataclasses.replace(task, metric="f1", _identity=[]), LinearProbe, RATE, [0])
     broken = dataclasses.replace(task, compute_metrics=lambda p: {"accuracy": float("nan")}, _identity=[])
     with pytest.raises(NonFiniteScoreError, match="LP scored nan"):
-        repeat(broken, LinearProbe, 1e-2, [0])
+        repeat(broken, LinearProbe, RATE, [0])
 
 
 def row(name, mean, spread=0.01, parameters=10, count=600):
@@ -258,8 +261,8 @@ def test_the_table(task):
 
 
 def test_rows_count_seeds():
-    trials = Trials(LinearProbe, {0.1: (0.5, 0.7), 0.01: (0.6, 0.8)}, (10, 30), 1.0)
+    trials = Trials(LinearProbe, tuple(rates(0.1, 0.01)), ((0.5, 0.7), (0.6, 0.8)), (10, 30), 1.0)
     runs = [{"score": s, "num_examples": 9, "trainable_parameters": 3, "seconds": 2.0} for s in (0.5, 0.7)]
     (found,) = method_rows([(trials, runs)])
-    assert trials.best == 0.01 and found["cv_mean"] == pytest.approx(0.75) and found["mean"] == pytest.approx(0.6)
+    assert trials.best == RATE and found["cv_mean"] == pytest.approx(0.75) and found["mean"] == pytest.approx(0.6)
     assert found["spread"] == pytest.approx(0.1 * 2**0.5) and found["learning_rate_at_edge"]

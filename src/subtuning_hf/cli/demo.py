@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..compare import RunLog, Task, Trials
@@ -132,5 +132,7 @@ def percent(value: float) -> str:
 
 def shown_trials(trials: Trials, name: str) -> str:
     """The trials of one method on a line."""
-    tried: list[Any] = [f"{rate:g}: {100 * trials.mean(rate):.1f}" for rate in trials.fold_scores]
-    return f"   {name:<10} {'   '.join(tried)}   ->  lr {trials.best:g}, {percent(trials.mean(trials.best))}"
+    rates = [settings["learning_rate"] for settings in trials.settings]
+    tried = [f"{rate:g}: {100 * trials.mean(place):.1f}" for place, rate in enumerate(rates)]
+    best = trials.best["learning_rate"]
+    return f"   {name:<10} {'   '.join(tried)}   ->  lr {best:g}, {percent(trials.best_mean)}"

@@ -28,7 +28,7 @@ def save_and_check(demo: Demo, trainer: GreedySubTuningTrainer, trials: Trials, 
     base_model: Any = demo.task.model
     base_model.save_pretrained(base)  # before train(), which wraps it
     demo.data.test.save_to_disk(demo.folder / "test")
-    trainer.args.learning_rate = trials.best  # as the folds chose for this selection
+    trainer.args.learning_rate = trials.best["learning_rate"]  # as the folds chose for this selection
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
     trainer.train()

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import compare as comparing
 from ..blocks import find_blocks
 from ..compare import (
     FullFineTuning,
@@ -23,8 +24,8 @@ from ..compare import (
     Trials,
     method_rows,
     method_table,
+    rates,
     repeat,
-    tune_learning_rate,
     verdict,
 )
 from ..search.folds import make_folds
@@ -86,8 +87,8 @@ def training_arguments(settings: demo_model.DemoModel) -> dict[str, Any]:
 
 def tune_baselines(demo: Demo) -> tuple[Trials, Trials]:
     """Learning rates of LP and FT by cross-validation."""
-    rates = demo.settings.learning_rates
-    headline(3, f"Baselines: {len(rates)} learning rates x {NUM_FOLDS} folds of the {len(demo.data.train)} digits")
+    count = len(demo.settings.learning_rates)
+    headline(3, f"Baselines: {count} learning rates x {NUM_FOLDS} folds of the {len(demo.data.train)} digits")
     probe, full = (tune(demo, method) for method in (LinearProbe, FullFineTuning))
     say(shown_trials(probe, "LP"))
     say(shown_trials(full, "FT"))
@@ -96,9 +97,9 @@ def tune_baselines(demo: Demo) -> tuple[Trials, Trials]:
 
 def tune(demo: Demo, method: Method) -> Trials:
     """The learning-rate trials of one method, with a bar."""
-    rates = demo.settings.learning_rates
-    with bar(f"{method.name}: learning rates", len(rates) * len(demo.folds)) as shown:
-        return tune_learning_rate(demo.task, method, rates, demo.folds, demo.options.seed, demo.log, shown.update)
+    tried = rates(*demo.settings.learning_rates)
+    with bar(f"{method.name}: learning rates", len(tried) * len(demo.folds)) as shown:
+        return comparing.tune(demo.task, method, tried, demo.folds, demo.options.seed, demo.log, shown.update)
 
 
 def bar(text: str, total: int) -> Any:
@@ -185,8 +186,8 @@ def picture(demo: Demo, result: SearchResult, probe: Trials, full: Trials) -> No
     figure = plot_profile(
         result.profile,
         selection=result.blocks,
-        linear_probe=Reference(probe.mean(probe.best), probe.standard_error, "linear probe"),
-        full_finetuning=Reference(full.mean(full.best), full.standard_error),
+        linear_probe=Reference(probe.best_mean, probe.standard_error, "linear probe"),
+        full_finetuning=Reference(full.best_mean, full.standard_error),
         metric=f"accuracy, mean of {NUM_FOLDS} folds",
         title=f"Finetuning profile: a small {demo.settings.name} on {len(demo.data.train)} corrupted digits",
     )

@@ -210,13 +210,37 @@ class TrainSection:
 
 
 @dataclass(frozen=True)
+class CompareSection:
+    """
+    What `subtuning compare` compares. Rows, folds, epochs and metric are those of the recipe.
+
+    Args:
+        methods (`list[str]`, *optional*): Names as `subtuning compare --help` lists them; the core ones by default.
+        trials (`int`, *optional*, defaults to 4): Trials of hyperparameters of each method.
+        tuning_folds (`int`, *optional*, defaults to 1): Folds that score a trial, out of `args.num_folds`.
+        seeds (`int`, *optional*, defaults to 5): Final trainings of each method.
+    """
+
+    methods: list[str] | None = None
+    trials: int = 4
+    tuning_folds: int = 1
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "tuning_folds", "seeds"):
+            if getattr(self, key) < 1:
+                raise RecipeError(f"compare.{key} must be at least 1, found {getattr(self, key)}.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """
     A whole recipe.
 
     Args:
         model ([`ModelSection`]), data ([`DataSection`]), preprocessing ([`PreprocessingSection`]): Its sections.
-        profile ([`ProfileSection`], *optional*), train ([`TrainSection`], *optional*): What commands of that name do.
+        profile ([`ProfileSection`], *optional*), train ([`TrainSection`], *optional*), compare ([`CompareSection`],
+            *optional*): What commands of that name do.
         metric (`str`, *optional*, defaults to `"accuracy"`): A metric this package has, or one of `evaluate`.
         args (`dict`, *optional*): Fields of [`GreedySubTuningArguments`].
         about ([`AboutSection`], *optional*): For people.
@@ -227,6 +251,7 @@ class Recipe:
     preprocessing: PreprocessingSection = field(default_factory=PreprocessingSection)
     profile: ProfileSection = field(default_factory=ProfileSection)
     train: TrainSection = field(default_factory=TrainSection)
+    compare: CompareSection = field(default_factory=CompareSection)
     metric: str = "accuracy"
     args: dict[str, Any] = field(default_factory=dict)
     about: AboutSection | None = None

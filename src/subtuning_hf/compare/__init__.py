@@ -1,25 +1,43 @@
 """
 Baselines in the same harness as SubTuning.
 
-Every method gets the same pretrained model, rows, folds, epochs, number of learning-rate trials and seeds, so that a
-table of them compares the methods and nothing else. Does not know how blocks were chosen.
+Every method gets the same pretrained model, rows, epochs, number of trials and seeds, so that a table of them compares
+the methods and nothing else.
 """
 
-from .harness import FullFineTuning, LinearProbe, Method, Selection, Task, Trials, repeat, tune_learning_rate
+from .harness import Run, Trials, rates, repeat, run_all, tune
 from .log import RunLog
-from .table import method_rows, method_table, verdict
+from .method import Method, design
+from .paired import Difference, difference
+from .partial import BlockMethod, FullFineTuning, LinearProbe, Selection
+from .study import CORE, METHODS, Comparison, check_methods, compare
+from .table import comparison_table, method_rows, method_table, verdict
+from .task import Task
 
 __all__ = [
+    "CORE",
+    "METHODS",
+    "BlockMethod",
+    "Comparison",
+    "Difference",
     "FullFineTuning",
     "LinearProbe",
     "Method",
+    "Run",
     "RunLog",
     "Selection",
     "Task",
     "Trials",
+    "check_methods",
+    "compare",
+    "comparison_table",
+    "design",
+    "difference",
     "method_rows",
     "method_table",
+    "rates",
     "repeat",
-    "tune_learning_rate",
+    "run_all",
+    "tune",
     "verdict",
 ]

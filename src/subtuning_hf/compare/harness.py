@@ -1,265 +1,204 @@
 """
-One way to train and score any method: a linear probe, a full fine-tune or a selection of blocks.
+Trials on folds, final trainings on all rows, and the bench on which a whole comparison is made.
 
-The three differ in which parameters train, and in nothing else. Learning rates are chosen by cross-validation on the
-training rows; the test set is only ever scored by [`repeat`].
+Hyperparameters are chosen by scores on the training rows; the test set is only ever scored by [`repeat`]. Runs are
+units of work that processes of a launch share; which process made a run changes nothing about it.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft import get_peft_model
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
-
-from ..errors import ArgumentsError, MetricNotFoundError, NonFiniteScoreError
-from ..training.fingerprint import fingerprint_dataset, fingerprint_tensors, fingerprint_value
-from ..training.identity import fingerprint_code
-from ..tuner import SubTuningConfig
+from ..errors import ArgumentsError
+from ..training.team import Solo
+from ..training.world import alone
 from .log import RunLog
+from .method import Method, Settings
+from .task import Task
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from torch import nn
-
     from ..search.folds import Fold
-
-
-@dataclass(frozen=True)
-class Method:
-    """
-    Which parameters train.
-
-    Args:
-        name (`str`): For tables.
-        blocks (`tuple[str, ...]`, *optional*): Blocks that train beside the head; `None` means every parameter.
-    """
-
-    name: str
-    blocks: tuple[str, ...] | None
-
-
-LinearProbe = Method("LP", ())
-FullFineTuning = Method("FT", None)
-
-
-def Selection(blocks: Sequence[str], name: str = "SubTuning") -> Method:
-    """The method that trains these blocks and the head."""
-    return Method(name, tuple(blocks))
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    What every method is given alike.
-
-    Args:
-        model (`torch.nn.Module`): The pretrained model with its head; copied for each run, never altered.
-        train (`datasets.Dataset`): Rows to learn from and to choose by.
-        test (`datasets.Dataset`): Rows for [`repeat`] only.
-        arguments (`dict`): [`TrainingArguments`] of every run, without `output_dir`, `seed` and `learning_rate`.
-        compute_metrics (`Callable`): As in [`Trainer`].
-        metric (`str`, *optional*, defaults to `"accuracy"`): What counts; more is better.
-        train_transform (`Callable`, *optional*), eval_transform (`Callable`, *optional*):
-            As in `Dataset.set_transform`, for rows that are learnt from and rows that are scored.
-        data_collator (`Callable`, *optional*): As in [`Trainer`].
-    """
-
-    model: nn.Module
-    train: Dataset
-    test: Dataset
-    arguments: dict[str, Any]
-    compute_metrics: Callable[[Any], dict[str, float]]
-    metric: str = "accuracy"
-    train_transform: Callable | None = None
-    eval_transform: Callable | None = None
-    data_collator: Callable | None = None
-    _identity: list[str] = field(default_factory=list, repr=False, compare=False)
-
-    @property
-    def identity(self) -> str:
-        """Hash of weights, rows and arguments: what a stored run must share to be used again."""
-        if not self._identity:
-            self._identity.append(_identity_of(self))
-        return self._identity[0]
-
-
-def _identity_of(task: Task) -> str:
-    functions = (task.compute_metrics, task.train_transform, task.eval_transform, task.data_collator)
-    parts = [
-        fingerprint_tensors(task.model.state_dict()),
-        *(fingerprint_dataset(rows, None, random_items=False) for rows in (task.train, task.test)),
-        *(fingerprint_code(function) for function in functions),
-        fingerprint_value([task.metric, {**QUIET, **task.arguments}]),
-    ]
-    return fingerprint_value(parts)[:16]
-
-
-def run_once(
-    task: Task, method: Method, learning_rate: float, seed: int, rows: Dataset, scored: Dataset
-) -> dict[str, Any]:
-    """
-    Train one method on some rows and score it on others.
-
-    Args:
-        task ([`Task`]), method ([`Method`]): What to train.
-        learning_rate (`float`): Its learning rate, for blocks and head alike.
-        seed (`int`): Seed of the order of rows and of dropout.
-        rows (`datasets.Dataset`): Learnt from.
-        scored (`datasets.Dataset`): Scored, once, after the last step.
-
-    Returns: `dict`: `score`, `num_examples`, `trainable_parameters`, `seconds` (of training and scoring).
-    Raises: [`NonFiniteScoreError`], [`MetricNotFoundError`]
-    """
-    start = time.perf_counter()
-    set_seed(seed)
-    model = copy.deepcopy(task.model)
-    if method.blocks is None:
-        model.requires_grad_(True)
-    else:
-        model = get_peft_model(model, SubTuningConfig(blocks=list(method.blocks)))  # type: ignore[arg-type]
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    with tempfile.TemporaryDirectory(prefix="subtuning-compare-") as folder:
-        arguments = TrainingArguments(
-            folder, **{**QUIET, **task.arguments, "seed": seed, "learning_rate": learning_rate}
-        )
-        trainer = Trainer(
-            model,
-            arguments,
-            train_dataset=_with(rows, task.train_transform),
-            eval_dataset=_with(scored, task.eval_transform),
-            data_collator=task.data_collator,
-            compute_metrics=task.compute_metrics,
-        )
-        trainer.remove_callback(PrinterCallback)  # which prints a dict per run where there is no bar
-        trainer.train()
-        metrics = trainer.evaluate()
-    return {
-        "score": _score(task, method, learning_rate, metrics),
-        "num_examples": len(scored),
-        "trainable_parameters": trainable,
-        "seconds": time.perf_counter() - start,
-    }
-
-
-QUIET = {
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "logging_strategy": "no",
-    "report_to": [],
-    "disable_tqdm": True,
-    "remove_unused_columns": False,
-}
-
-
-def _with(rows: Dataset, transform: Callable | None) -> Dataset:
-    return rows if transform is None else rows.with_transform(transform)
-
-
-def _score(task: Task, method: Method, learning_rate: float, metrics: dict[str, float]) -> float:
-    key = f"eval_{task.metric}"
-    if key not in metrics:
-        names = ", ".join(sorted(name.removeprefix("eval_") for name in metrics if name.startswith("eval_")))
-        raise MetricNotFoundError(f"`metric` is '{task.metric}', an evaluation returns {names}.")
-    if not math.isfinite(metrics[key]):
-        raise NonFiniteScoreError(
-            f"{method.name} scored {metrics[key]} at learning rate {learning_rate:g}. Try lower learning rates."
-        )
-    return metrics[key]
+    from .choosing import Choice
 
 
 @dataclass(frozen=True)
 class Trials:
     """
-    The learning-rate trials of one method, all on the same folds.
+    The trials of one method, all on the same folds.
 
     Args:
         method ([`Method`]): The method.
-        fold_scores (`dict[float, tuple[float, ...]]`): Scores by learning rate, in the order of the folds.
+        settings (`tuple[dict, ...]`): The hyperparameters of each trial.
+        fold_scores (`tuple[tuple[float, ...], ...]`): Scores of each trial, in the order of the folds.
         fold_sizes (`tuple[int, ...]`): Rows scored in each fold.
         seconds (`float`): Of all trials.
     """
 
     method: Method
-    fold_scores: dict[float, tuple[float, ...]]
+    settings: tuple[Settings, ...]
+    fold_scores: tuple[tuple[float, ...], ...]
     fold_sizes: tuple[int, ...]
     seconds: float
 
-    def mean(self, learning_rate: float) -> float:
-        """Mean over folds, weighted by their sizes."""
-        weighted = math.fsum(s * n for s, n in zip(self.fold_scores[learning_rate], self.fold_sizes, strict=True))
+    def mean(self, trial: int) -> float:
+        """Mean of a trial over folds, weighted by their sizes."""
+        weighted = math.fsum(s * n for s, n in zip(self.fold_scores[trial], self.fold_sizes, strict=True))
         return weighted / sum(self.fold_sizes)
 
     @property
-    def best(self) -> float:
-        """The learning rate with the best mean; of equal ones the lowest."""
-        return min(self.fold_scores, key=lambda rate: (-self.mean(rate), rate))
+    def best_trial(self) -> int:
+        """The trial with the best mean; of equal ones that of the lowest learning rate."""
+        places = range(len(self.settings))
+        return min(places, key=lambda at: (-self.mean(at), self.settings[at].get("learning_rate", 0.0), at))
+
+    @property
+    def best(self) -> Settings:
+        """Its hyperparameters."""
+        return self.settings[self.best_trial]
+
+    @property
+    def best_mean(self) -> float:
+        """Its mean."""
+        return self.mean(self.best_trial)
 
     @property
     def standard_error(self) -> float | None:
         """Of the best mean, from the spread between folds; `None` for one fold."""
-        scores = self.fold_scores[self.best]
+        scores = self.fold_scores[self.best_trial]
         return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best one is the lowest or the highest tried, so that a wider range might do better."""
-        return len(self.fold_scores) > 1 and self.best in (min(self.fold_scores), max(self.fold_scores))
+        """Whether the best learning rate is the lowest or the highest tried, so that a wider range might do better."""
+        rates = [one["learning_rate"] for one in self.settings if "learning_rate" in one]
+        return len(set(rates)) > 1 and self.best.get("learning_rate") in (min(rates), max(rates))
 
 
-def tune_learning_rate(
+@dataclass(frozen=True)
+class Run:
+    """
+    One training and its score: a unit of work.
+
+    Args:
+        method ([`Method`]), settings (`dict`), seed (`int`): What to train.
+        fold ([`Fold`], *optional*): Learnt from and scored; all training rows and the test rows by default.
+    """
+
+    method: Method
+    settings: Settings
+    seed: int
+    fold: Fold | None = None
+
+    def key(self, task: Task) -> dict[str, Any]:
+        """JSON of everything the result depends on."""
+        key = {"task": task.identity, **self.method.key(), **self.settings, "seed": self.seed}
+        if self.fold is None:
+            return key | {"scored": "test"}
+        return key | {"rows": _short(self.fold.train), "scored": _short(self.fold.validation)}
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """Do it."""
+        rows, scored = task.train, task.test
+        if self.fold is not None:
+            rows, scored = task.train.select(self.fold.train), task.train.select(self.fold.validation)
+        return self.method.run(task, self.settings, self.seed, rows, scored)
+
+
+def run_all(
+    task: Task,
+    runs: Sequence[Run],
+    log: RunLog | None = None,
+    on_run: Callable[[], None] | None = None,
+    team: Any = None,
+    args: Any = None,
+) -> list[dict[str, Any]]:
+    """
+    Make runs, or find them in the log.
+
+    Args:
+        task ([`Task`]): What they are given.
+        runs (`Sequence[Run]`): Which.
+        log ([`RunLog`], *optional*): Where finished runs are kept and looked up.
+        on_run (`Callable`, *optional*): Called after each run.
+        team ([`Team`], *optional*): Processes that share the work.
+        args ([`~transformers.TrainingArguments`], *optional*): With a team: made under its launcher.
+
+    Returns: `list[dict]`: what [`Method.run`] returns, in the order of `runs`.
+    """
+    log, team = log or RunLog(), team or Solo()
+    by_key = {log.name(run.key(task)): run for run in runs}
+    told = {key for key in by_key if log.has(key)}
+    log.reused += len(told)
+    team.begin()
+    for _ in told:
+        if on_run is not None:
+            on_run()
+    while len(told) < len(by_key):
+        key = team.claim([key for key in by_key if key not in told])
+        if key is None:
+            team.wait()
+        else:
+            with nullcontext() if args is None else alone(args):
+                found_run = log.get_or_run(by_key[key].key(task), partial(by_key[key], task))
+            team.publish(log.line(key, found_run))
+        for line in team.results():
+            if (found := log.learn(line)) in by_key and found not in told:
+                told.add(found)
+                if on_run is not None:
+                    on_run()
+    return [log.found(log.name(run.key(task))) for run in runs]
+
+
+def tune(
     task: Task,
     method: Method,
-    learning_rates: Sequence[float],
+    settings: Sequence[Settings],
     folds: Sequence[Fold],
     seed: int,
     log: RunLog | None = None,
     on_run: Callable[[], None] | None = None,
 ) -> Trials:
     """
-    Try learning rates by cross-validation on the training rows; the test rows are not touched.
+    Try hyperparameters on folds of the training rows; the test rows are not touched.
 
     Args:
         task ([`Task`]), method ([`Method`]): What to train.
-        learning_rates (`Sequence[float]`): The trials; give every method the same.
+        settings (`Sequence[dict]`): The trials; give every method as many.
         folds (`Sequence[Fold]`): The same for every method.
         seed (`int`): Seed of all trials.
-        log ([`RunLog`], *optional*): Where finished runs are kept and looked up.
-        on_run (`Callable`, *optional*): Called after each run.
+        log ([`RunLog`], *optional*), on_run (`Callable`, *optional*): See [`run_all`].
 
     Returns: [`Trials`]
-    Raises: [`ArgumentsError`]: Without a learning rate or a fold.
+    Raises: [`ArgumentsError`]: Without a trial or a fold.
     """
-    if not learning_rates or not folds:
-        raise ArgumentsError("`learning_rates` and `folds` must not be empty.")
-    log = log or RunLog()
-    scores: dict[float, tuple[float, ...]] = {}
-    seconds = 0.0
-    for rate in learning_rates:
-        runs = []
-        for fold in folds:
-            rows, scored = task.train.select(fold.train), task.train.select(fold.validation)
-            key = _key(task, method, rate, seed) | {"rows": _short(fold.train), "scored": _short(fold.validation)}
-            runs.append(log.get_or_run(key, _bound(task, method, rate, seed, rows, scored)))
-            if on_run is not None:
-                on_run()
-        scores[rate] = tuple(run["score"] for run in runs)
-        seconds += math.fsum(run["seconds"] for run in runs)
-    return Trials(method, scores, tuple(len(fold.validation) for fold in folds), seconds)
+    if not settings or not folds:
+        raise ArgumentsError("`settings` and `folds` must not be empty.")
+    runs = [Run(method, one, seed, fold) for one in settings for fold in folds]
+    found = run_all(task, runs, log, on_run)
+    scores = [run["score"] for run in found]
+    count = len(folds)
+    return Trials(
+        method,
+        tuple(settings),
+        tuple(tuple(scores[at : at + count]) for at in range(0, len(scores), count)),
+        tuple(len(fold.validation) for fold in folds),
+        math.fsum(run["seconds"] for run in found),
+    )
 
 
 def repeat(
     task: Task,
     method: Method,
-    learning_rate: float,
+    settings: Settings,
     seeds: Sequence[int],
     log: RunLog | None = None,
     on_run: Callable[[], None] | None = None,
@@ -267,27 +206,73 @@ def repeat(
     """
     Train on all training rows and score the test rows, once per seed.
 
-    Args: as [`tune_learning_rate`]; `seeds` (`Sequence[int]`): one run each.
+    Args: as [`tune`]; `seeds` (`Sequence[int]`): one run each.
 
-    Returns: `list[dict]`: what [`run_once`] returns, by seed.
+    Returns: `list[dict]`: what [`Method.run`] returns, by seed.
     """
-    log = log or RunLog()
-    runs = []
-    for seed in seeds:
-        key = _key(task, method, learning_rate, seed) | {"scored": "test"}
-        runs.append(log.get_or_run(key, _bound(task, method, learning_rate, seed, task.train, task.test)))
-        if on_run is not None:
-            on_run()
-    return runs
+    return run_all(task, [Run(method, settings, seed) for seed in seeds], log, on_run)
 
 
-def _bound(*args: Any) -> Callable[[], dict[str, Any]]:
-    return lambda: run_once(*args)
+def rates(*learning_rates: float) -> list[Settings]:
+    """Trials that differ in the learning rate alone, which is that of blocks and head alike."""
+    return [{"learning_rate": rate} for rate in learning_rates]
 
 
-def _key(task: Task, method: Method, learning_rate: float, seed: int) -> dict[str, Any]:
-    blocks = "all" if method.blocks is None else sorted(method.blocks)
-    return {"task": task.identity, "blocks": blocks, "learning_rate": learning_rate, "seed": seed}
+@dataclass
+class Bench:
+    """
+    What choosers and trials of a comparison share.
+
+    Args:
+        task ([`Task`]): Model, rows and arguments.
+        folds (`tuple[Fold, ...]`): For choosing blocks.
+        seed (`int`): Of choosing and of trials.
+        learning_rate (`float`): Around which rates are tried; the one at which blocks are chosen.
+        middle (`dict`): The hyperparameters at which blocks are chosen.
+        log ([`RunLog`]): Finished runs.
+        folder (`Path`, *optional*): Where searches keep their journals; temporary by default.
+        search_arguments (`dict`, *optional*): Further arguments of searches.
+        team ([`Team`], *optional*), args ([`~transformers.TrainingArguments`], *optional*): See [`run_all`].
+        on_run (`Callable`, *optional*): Called after each run.
+        chosen (`dict[str, Choice]`, *optional*): What was chosen so far, by the chooser's name.
+    """
+
+    task: Task
+    folds: tuple[Fold, ...]
+    seed: int
+    learning_rate: float
+    middle: Settings
+    log: RunLog
+    folder: Path | None = None
+    search_arguments: dict[str, Any] = field(default_factory=dict)
+    team: Any = None
+    args: Any = None
+    on_run: Callable[[], None] | None = None
+    chosen: dict[str, Choice] = field(default_factory=dict)
+
+    @property
+    def num_folds(self) -> int:
+        """`int`: for choosing blocks."""
+        return len(self.folds)
+
+    def score(self, methods: Sequence[Method], settings: Sequence[Settings], folds: Sequence[Fold]) -> list[Trials]:
+        """Trials of several methods, all units of work at once."""
+        runs = [Run(method, one, self.seed, fold) for method in methods for one in settings for fold in folds]
+        self.run(runs)
+        return [tune(self.task, method, settings, folds, self.seed, self.log) for method in methods]
+
+    def run(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """Make runs, or find them in the log."""
+        return run_all(self.task, runs, self.log, self.on_run, self.team, self.args)
+
+    @contextmanager
+    def scratch(self, folder: Path | None) -> Iterator[Path]:
+        """A folder that stays, or one that does not."""
+        if folder is not None:
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix="subtuning-compare-") as temporary:
+            yield Path(temporary)
 
 
 def _short(rows: Sequence[int]) -> str:

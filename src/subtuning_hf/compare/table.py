@@ -1,4 +1,4 @@
-"""A comparison as a text table. Knows finished numbers only."""
+"""A comparison as rows and text. Knows finished numbers only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .harness import Trials
+from .method import format_settings
+from .paired import difference
 
 
 def method_rows(results: Sequence[tuple[Trials, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -17,11 +19,13 @@ def method_rows(results: Sequence[tuple[Trials, list[dict[str, Any]]]]) -> list[
         results (`Sequence`): For each method its [`Trials`] and the runs [`repeat`] returned.
 
     Returns: `list[dict]`: JSON: `method`, `blocks`, `mean`, `spread` (sample standard deviation over seeds, `None`
-    for one), `scores`, `cv_mean`, `learning_rate`, `trainable_parameters`, `seconds` (of one final training, mean).
+    for one), `scores`, `cv_mean`, `settings` and `learning_rate` (`None` where a method has none),
+    `trainable_parameters`, `adapter_bytes`, `peak_mb`, `seconds` (of one final training, mean), `tuning_seconds`.
     """
     rows = []
     for trials, runs in results:
         scores = [run["score"] for run in runs]
+        peaks = [run["peak_mb"] for run in runs if run.get("peak_mb") is not None]
         rows.append(
             {
                 "method": trials.method.name,
@@ -30,43 +34,132 @@ def method_rows(results: Sequence[tuple[Trials, list[dict[str, Any]]]]) -> list[
                 "spread": statistics.stdev(scores) if len(scores) > 1 else None,
                 "scores": scores,
                 "num_examples": runs[0]["num_examples"],
-                "cv_mean": trials.mean(trials.best),
-                "learning_rate": trials.best,
+                "cv_mean": trials.best_mean,
+                "settings": trials.best,
+                "learning_rate": trials.best.get("learning_rate"),
                 "learning_rate_at_edge": trials.at_edge,
                 "trainable_parameters": runs[0]["trainable_parameters"],
+                "adapter_bytes": runs[0].get("adapter_bytes"),
+                "peak_mb": statistics.median(peaks) if peaks else None,
                 "seconds": statistics.fmean(run["seconds"] for run in runs),
+                "tuning_seconds": trials.seconds,
             }
         )
     return rows
 
 
 def method_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of [`method_rows`] as aligned text; accuracies in percent."""
+    """The rows of [`method_rows`] as aligned text; scores in percent where all are shares."""
     most = max(row["trainable_parameters"] for row in rows)
-    cells = [["method", "test accuracy", "CV accuracy", "trains", "of FT", "lr", "s / run"]]
+    shares = all(0 <= score <= 1 for row in rows for score in row["scores"])
+    cells = [["method", "test score", "CV score", "trains", "of FT", "lr", "s / run"]]
+    if shares:
+        cells[0][1:3] = ["test accuracy", "CV accuracy"]
     for row in rows:
-        spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
-        share = f"{100 * row['trainable_parameters'] / most:.1f} %"
+        rate = row["learning_rate"]
         cells.append(
             [
                 row["method"],
-                f"{100 * row['mean']:.1f}{spread} %",
-                f"{100 * row['cv_mean']:.1f} %",
+                _score(row["mean"], row["spread"], shares),
+                _score(row["cv_mean"], None, shares),
                 f"{row['trainable_parameters']:,}",
-                share,
-                f"{row['learning_rate']:g}" + ("*" if row["learning_rate_at_edge"] else ""),
+                f"{100 * row['trainable_parameters'] / most:.1f} %",
+                "" if rate is None else f"{rate:g}" + ("*" if row["learning_rate_at_edge"] else ""),
                 f"{row['seconds']:.1f}",
             ]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = aligned(cells)
     if any(row["learning_rate_at_edge"] for row in rows):
         lines.append("* the lowest or highest that was tried; a wider range might do better")
     return "\n".join(lines)
+
+
+def comparison_table(rows: Sequence[dict[str, Any]], ours: str = "SubTuning") -> str:
+    """
+    All that a comparison found, as aligned text.
+
+    Args:
+        rows (`Sequence[dict]`): From [`method_rows`], with `choosing` (trainings and seconds) and `against` (the
+            paired difference to `ours`) beside.
+        ours (`str`, *optional*, defaults to `"SubTuning"`): The method that others are held against.
+    """
+    shares = all(0 <= score <= 1 for row in rows for score in row["scores"])
+    points = 100 if shares else 1
+    cells = [["method", "test", f"less {ours}", "trains", "adapter", "memory", "s / run", "tuning s", "choosing s"]]
+    cells[0].append("hyperparameters")
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        against, choosing = row.get("against"), row.get("choosing")
+        gap = ""
+        if against is not None:
+            error = "" if against["error"] is None else f" ± {points * against['error']:.1f}"
+            gap = f"{points * against['mean']:+.1f}{error}"
+        cells.append(
+            [
+                row["method"],
+                _score(row["mean"], row["spread"], shares),
+                gap,
+                f"{row['trainable_parameters']:,}",
+                _bytes(row["adapter_bytes"]),
+                "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MiB",
+                f"{row['seconds']:.1f}",
+                f"{row['tuning_seconds']:.0f}",
+                "" if not choosing or not choosing["trainings"] else f"{choosing['seconds']:.0f}",
+                format_settings(row["settings"]) + ("*" if row["learning_rate_at_edge"] else ""),
+            ]
+        )
+    lines = aligned(cells, left=(0, len(cells[0]) - 1))
+    if any(row["learning_rate_at_edge"] for row in rows):
+        lines.append("* the lowest or highest learning rate that was tried; a wider range might do better")
+    return "\n".join(lines)
+
+
+def add_differences(
+    rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]], ours: str = "SubTuning"
+) -> None:
+    """
+    Hold every method against ours, in place.
+
+    Args:
+        rows (`list[dict]`): From [`method_rows`].
+        runs (`dict[str, list[dict]]`): Final runs by method.
+        ours (`str`, *optional*): Whom; nothing happens if it is not there.
+    """
+    for row in rows:
+        if ours in runs and row["method"] != ours:
+            found = difference(runs[row["method"]], runs[ours])
+            row["against"] = {
+                "method": ours,
+                "mean": found.mean,
+                "error": found.error,
+                "over_seeds": found.over_seeds,
+                "over_rows": found.over_rows,
+                "outcome": found.outcome,
+            }
+
+
+def _score(mean: float, spread: float | None, shares: bool) -> str:
+    if shares:
+        return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}") + " %"
+    return f"{mean:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Columns of text, with a rule below the first line; those of `left` begin at the same place, others end there."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return lines
 
 
 def verdict(rows: Sequence[dict[str, Any]], ours: str = "SubTuning") -> str:

@@ -1,0 +1,102 @@
+"""What every method of a comparison is given alike: model, rows, arguments, metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MetricNotFoundError, NonFiniteScoreError
+from ..training.fingerprint import fingerprint_dataset, fingerprint_tensors, fingerprint_value
+from ..training.identity import fingerprint_code
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+
+QUIET = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    What every method is given alike.
+
+    Args:
+        model (`torch.nn.Module`): The pretrained model with its head; copied for each run, never altered.
+        train (`datasets.Dataset`): Rows to learn from and to choose by.
+        test (`datasets.Dataset`): Rows for [`repeat`] only.
+        arguments (`dict`): [`TrainingArguments`] of every run, without `output_dir`, `seed` and `learning_rate`.
+        compute_metrics (`Callable`): As in [`Trainer`].
+        metric (`str`, *optional*, defaults to `"accuracy"`): What counts; more is better.
+        train_transform (`Callable`, *optional*), eval_transform (`Callable`, *optional*):
+            As in `Dataset.set_transform`, for rows that are learnt from and rows that are scored.
+        data_collator (`Callable`, *optional*): As in [`Trainer`].
+    """
+
+    model: nn.Module
+    train: Dataset
+    test: Dataset
+    arguments: dict[str, Any]
+    compute_metrics: Callable[[Any], dict[str, float]]
+    metric: str = "accuracy"
+    train_transform: Callable | None = None
+    eval_transform: Callable | None = None
+    data_collator: Callable | None = None
+    _identity: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """Hash of weights, rows and arguments: what a stored run must share to be used again."""
+        if not self._identity:
+            self._identity.append(_identity_of(self))
+        return self._identity[0]
+
+    def to_learn(self, rows: Dataset) -> Dataset:
+        """Rows through the training transform."""
+        return _with(rows, self.train_transform)
+
+    def to_score(self, rows: Dataset) -> Dataset:
+        """Rows through the evaluation transform."""
+        return _with(rows, self.eval_transform)
+
+    def score_of(self, metrics: dict[str, float], method: str, settings: str) -> float:
+        """
+        The metric that counts.
+
+        Args:
+            metrics (`dict[str, float]`): Of an evaluation, each name with `eval_` before it.
+            method (`str`), settings (`str`): Named in an error.
+
+        Raises: [`MetricNotFoundError`], [`NonFiniteScoreError`]
+        """
+        key = f"eval_{self.metric}"
+        if key not in metrics:
+            names = ", ".join(sorted(name.removeprefix("eval_") for name in metrics if name.startswith("eval_")))
+            raise MetricNotFoundError(f"`metric` is '{self.metric}', an evaluation returns {names}.")
+        if not math.isfinite(metrics[key]):
+            raise NonFiniteScoreError(f"{method} scored {metrics[key]} with {settings}. Try lower learning rates.")
+        return metrics[key]
+
+
+def _identity_of(task: Task) -> str:
+    functions = (task.compute_metrics, task.train_transform, task.eval_transform, task.data_collator)
+    parts = [
+        fingerprint_tensors(task.model.state_dict()),
+        *(fingerprint_dataset(rows, None, random_items=False) for rows in (task.train, task.test)),
+        *(fingerprint_code(function) for function in functions),
+        fingerprint_value([task.metric, {**QUIET, **task.arguments}]),
+    ]
+    return fingerprint_value(parts)[:16]
+
+
+def _with(rows: Dataset, transform: Callable | None) -> Dataset:
+    return rows if transform is None else rows.with_transform(transform)
