@@ -8,12 +8,13 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from compare.test_compare import WIDTH, Net, accuracy, collate, rows_of
-from subtuning_hf.compare import METHODS, Task, check_methods, compare, design, difference
+from subtuning_hf.compare import METHODS, Task, check_methods, compare, design, difference, tune
 from subtuning_hf.compare.choosing import contiguous, middle_settings
 from subtuning_hf.compare.method import pack_hits, unpack_hits
 from subtuning_hf.compare.partial import AutoRGN, GradualUnfreezing, LayerWiseDecay, ProbeThenFull, SmallParameters
 from subtuning_hf.compare.training import split_rates
-from subtuning_hf.errors import ArgumentsError
+from subtuning_hf.errors import ArgumentsError, NonFiniteScoreError
+from subtuning_hf.search.folds import make_folds
 
 MIDDLE = middle_settings(1e-2)
 
@@ -229,6 +230,17 @@ def test_wrong_methods(names, words):
 def test_wrong_numbers(wrong):
     with pytest.raises(ArgumentsError, match=f"`{next(iter(wrong))}`"):
         compare(make_task(), ["LP"], learning_rate=1e-2, **wrong)
+
+
+def test_a_trial_that_diverges_is_never_the_best():
+    task, folds = make_task(), make_folds(36, 2, 0)
+    found = tune(task, METHODS["FT"], [{"learning_rate": 1e25}, {"learning_rate": 1e-3}], folds, 0)
+    assert found.fold_scores[0] == (None, None) and found.mean(0) == -float("inf")
+    assert found.best == {"learning_rate": 1e-3} and found.best_mean > 0
+    with pytest.raises(NonFiniteScoreError, match="FT .* Try lower rates"):
+        tune(task, METHODS["FT"], [{"learning_rate": 1e25}], folds, 0)
+    with pytest.raises(NonFiniteScoreError):
+        METHODS["FT"].run(task, {"learning_rate": 1e25}, 0, task.train, task.test)
 
 
 # --- paired differences -----------------------------------------------------------------------

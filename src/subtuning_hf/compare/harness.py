@@ -11,6 +11,7 @@ import hashlib
 import math
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentsError
+from ..errors import ArgumentsError, NonFiniteScoreError
 from ..training.team import Solo
 from ..training.world import alone
 from .log import RunLog
@@ -38,21 +39,24 @@ class Trials:
     Args:
         method ([`Method`]): The method.
         settings (`tuple[dict, ...]`): The hyperparameters of each trial.
-        fold_scores (`tuple[tuple[float, ...], ...]`): Scores of each trial, in the order of the folds.
+        fold_scores (`tuple[tuple[float, ...], ...]`): Scores of each trial, in the order of the folds; `None` where
+            training diverged.
         fold_sizes (`tuple[int, ...]`): Rows scored in each fold.
         seconds (`float`): Of all trials.
     """
 
     method: Method
     settings: tuple[Settings, ...]
-    fold_scores: tuple[tuple[float, ...], ...]
+    fold_scores: tuple[tuple[float | None, ...], ...]
     fold_sizes: tuple[int, ...]
     seconds: float
 
     def mean(self, trial: int) -> float:
-        """Mean of a trial over folds, weighted by their sizes."""
-        weighted = math.fsum(s * n for s, n in zip(self.fold_scores[trial], self.fold_sizes, strict=True))
-        return weighted / sum(self.fold_sizes)
+        """Mean of a trial over folds, weighted by their sizes; minus infinity for one that diverged."""
+        pairs = list(zip(self.fold_scores[trial], self.fold_sizes, strict=True))
+        if any(score is None for score, _ in pairs):
+            return -math.inf
+        return math.fsum(score * size for score, size in pairs if score is not None) / sum(self.fold_sizes)
 
     @property
     def best_trial(self) -> int:
@@ -73,7 +77,7 @@ class Trials:
     @property
     def standard_error(self) -> float | None:
         """Of the best mean, from the spread between folds; `None` for one fold."""
-        scores = self.fold_scores[self.best_trial]
+        scores = [score for score in self.fold_scores[self.best_trial] if score is not None]
         return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
 
     @property
@@ -106,11 +110,15 @@ class Run:
         return key | {"rows": _short(self.fold.train), "scored": _short(self.fold.validation)}
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """Do it."""
-        rows, scored = task.train, task.test
-        if self.fold is not None:
-            rows, scored = task.train.select(self.fold.train), task.train.select(self.fold.validation)
-        return self.method.run(task, self.settings, self.seed, rows, scored)
+        """Do it; a trial that diverges has no score, and that is what it found."""
+        if self.fold is None:
+            return self.method.run(task, self.settings, self.seed, task.train, task.test)
+        rows, scored = task.train.select(self.fold.train), task.train.select(self.fold.validation)
+        started = time.perf_counter()
+        try:
+            return self.method.run(task, self.settings, self.seed, rows, scored)
+        except NonFiniteScoreError as error:
+            return {"score": None, "diverged": str(error), "seconds": time.perf_counter() - started}
 
 
 def run_all(
@@ -178,13 +186,17 @@ def tune(
         log ([`RunLog`], *optional*), on_run (`Callable`, *optional*): See [`run_all`].
 
     Returns: [`Trials`]
-    Raises: [`ArgumentsError`]: Without a trial or a fold.
+    Raises:
+        [`ArgumentsError`]: Without a trial or a fold.
+        [`NonFiniteScoreError`]: If all trials diverged.
     """
     if not settings or not folds:
         raise ArgumentsError("`settings` and `folds` must not be empty.")
     runs = [Run(method, one, seed, fold) for one in settings for fold in folds]
     found = run_all(task, runs, log, on_run)
     scores = [run["score"] for run in found]
+    if all(score is None for score in scores):
+        raise NonFiniteScoreError(found[0]["diverged"])
     count = len(folds)
     return Trials(
         method,

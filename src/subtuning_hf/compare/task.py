@@ -19,6 +19,7 @@ QUIET = {
     "save_strategy": "no",
     "eval_strategy": "no",
     "logging_strategy": "no",
+    "logging_nan_inf_filter": False,  # else a training that diverged has the mean loss of the steps before
     "report_to": [],
     "disable_tqdm": True,
     "remove_unused_columns": False,

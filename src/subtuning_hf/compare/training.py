@@ -8,6 +8,7 @@ whose weights are frozen keep their statistics too, in every method: what is not
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import time
 from abc import abstractmethod
@@ -22,6 +23,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ..blocks import find_head
+from ..errors import NonFiniteScoreError
 from .method import Method, Settings, format_settings, pack_hits
 from .task import QUIET, Task
 
@@ -72,7 +74,10 @@ class TrainedMethod(Method):
             )
             trainer.remove_callback(PrinterCallback)  # which prints a dict per run where there is no bar
             set_seed(seed)
-            trainer.train()
+            loss = trainer.train().training_loss
+            if not math.isfinite(loss):
+                tried = format_settings(settings)
+                raise NonFiniteScoreError(f"{self.name} came to a loss of {loss} with {tried}. Try lower rates.")
             output = trainer.predict(task.to_score(scored), metric_key_prefix="eval")
         return {
             "score": task.score_of(output.metrics or {}, self.name, format_settings(settings)),

@@ -1,0 +1,187 @@
+"""
+SubTuning beside other ways to fine-tune, on real data: who wins where.
+
+    python benchmarks/comparisons.py --bench BENCH --output-dir benchmarks/results/comparisons
+    python benchmarks/comparisons.py --output-dir benchmarks/results/comparisons --report
+
+Every method gets the same rows, epochs, four trials of hyperparameters on one shared fold, and five final seeds. One
+folder for each setting and draw of rows, with all finished runs: give the same command again after a stop. `--report`
+writes `comparisons.md` and the picture from what is there. `--bench` is a folder with `models/` and `datasets/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from subtuning_hf.compare import CORE, METHODS, compare, comparison_table
+
+sys.path.insert(0, str(Path(__file__).parent / "proxies"))
+from settings import Setting, load
+
+_IMAGE, _TEXT = (32, 4e-3), (32, 4e-4)
+# Name, model, data, rows, epochs, batch and rate, test rows. Fewer rows get more epochs, as a user would give them.
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("contrast-300", "resnet20", "cifar10_c_sev5/contrast", 300, 12, *_IMAGE),
+        Setting("trec6-100", "minilm", "trec6", 100, 10, *_TEXT, 500),
+        Setting("digits-300", "resnet20", "sign_digits", 300, 12, *_IMAGE, 500),
+        Setting("noise-300", "resnet20", "cifar10_c_sev5/gaussian_noise", 300, 12, *_IMAGE),
+        Setting("sst2-100", "minilm", "sst2", 100, 10, *_TEXT),
+        Setting("contrast-100", "resnet20", "cifar10_c_sev5/contrast", 100, 20, *_IMAGE),
+        Setting("digits-100", "resnet20", "sign_digits", 100, 20, *_IMAGE, 500),
+        Setting("noise-100", "resnet20", "cifar10_c_sev5/gaussian_noise", 100, 20, *_IMAGE),
+        Setting("cifar100-600", "resnet20", "cifar100", 600, 10, *_IMAGE, classes=20),
+        Setting("trec6-300", "minilm", "trec6", 300, 6, *_TEXT, 500),
+        Setting("deep-contrast-300", "resnet32", "cifar10_c_sev5/contrast", 300, 12, *_IMAGE),
+        Setting("contrast-1000", "resnet20", "cifar10_c_sev5/contrast", 1000, 8, *_IMAGE),
+        Setting("digits-1000", "resnet20", "sign_digits", 1000, 8, *_IMAGE, 500),
+        Setting("sst2-300", "minilm", "sst2", 300, 6, *_TEXT),
+    )
+}
+
+
+def run(options: argparse.Namespace, setting: Setting, seed: int) -> None:
+    """One setting and draw of rows."""
+    folder = options.output_dir / f"{setting.name}_seed-{seed}"
+    started = time.perf_counter()
+    found = compare(
+        load(setting, options.bench, seed),
+        options.methods,
+        learning_rate=setting.learning_rate,
+        num_trials=options.trials,
+        num_seeds=options.seeds_of_training,
+        seed=seed,
+        output_dir=folder,
+        search_arguments={"num_threads": 1, "disable_tqdm": True, "max_blocks": 3, "prefix_cache_gb": 2.0},
+        say=lambda text: print(f"  {text}", flush=True),
+    )
+    print(f"{setting.name}, seed {seed}, {time.perf_counter() - started:.0f} s\n{found.table()}\n", flush=True)
+
+
+# --- report ----------------------------------------------------------------------------------
+def read(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Finished comparisons by setting and draw."""
+    found = {}
+    for file in sorted(folder.glob("*_seed-*/comparison.json")):
+        name, seed = file.parent.name.rsplit("_seed-", 1)
+        found[name, int(seed)] = json.loads(file.read_text(encoding="utf-8"))["methods"]
+    known = list(SETTINGS)
+    return dict(sorted(found.items(), key=lambda item: (known.index(item[0][0]), item[0][1])))
+
+
+def report(folder: Path) -> str:
+    """The tables as Markdown."""
+    found = read(folder)
+    names = [name for name in METHODS if any(row["method"] == name for rows in found.values() for row in rows)]
+    lines = [
+        "# SubTuning beside other ways to fine-tune",
+        "",
+        "Written by `python benchmarks/comparisons.py --report` from the runs beside it. Test accuracy in percent, "
+        "mean over five seeds; every method had the same rows and epochs, and four trials of learning rate, head's "
+        "learning rate and, where it has one, a third hyperparameter, on one shared fold of the training rows. The "
+        "number in a setting's name is that of its training rows. `+` or `-`: above or below SubTuning by more than "
+        "two standard errors, which count seeds and test rows; no sign: a tie.",
+        "",
+        *_overview(found, names),
+        "",
+        "## Against SubTuning, over settings",
+        "",
+        *_tally(found, names),
+        "",
+        "## Setting by setting",
+        "",
+    ]
+    for (name, seed), rows in found.items():
+        chosen = next((row["choosing"]["words"] for row in rows if row["method"] == "SubTuning"), "")
+        lines += [f"### {name}, draw {seed}", "", "```", comparison_table(rows), "```", "", chosen, ""]
+    return "\n".join(lines)
+
+
+def _overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+    lines = ["| setting | " + " | ".join(names) + " | blocks |", "|---|" + "---|" * (len(names) + 1)]
+    for (name, seed), rows in found.items():
+        by_name = {row["method"]: row for row in rows}
+        best = max(row["mean"] for row in rows)
+        cells = []
+        for method in names:
+            row = by_name.get(method)
+            if row is None:
+                cells.append("")
+                continue
+            outcome = {"wins": "+", "loses": "-"}.get((row.get("against") or {}).get("outcome", ""), "")
+            text = f"{100 * row['mean']:.1f}{outcome}"
+            cells.append(f"**{text}**" if row["mean"] == best else text)
+        blocks = ", ".join(by_name["SubTuning"]["blocks"] or ["none"]) if "SubTuning" in by_name else ""
+        lines.append(f"| {name}, draw {seed} | " + " | ".join(cells) + f" | {blocks} |")
+    return lines
+
+
+def _tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+    lines = [
+        "| method | SubTuning wins | ties | loses | SubTuning less it, points | trains | adapter | s / run | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        pairs = [(row, rows) for rows in found.values() for row in rows if row["method"] == name]
+        theirs = [row for row, _ in pairs]
+        ours = [next(row for row in rows if row["method"] == "SubTuning") for _, rows in pairs]
+        outcomes = [(row.get("against") or {}).get("outcome") for row in theirs]
+        gaps = [-100 * row["against"]["mean"] for row in theirs if row.get("against")]
+        counts = [str(outcomes.count(word)) if gaps else "" for word in ("loses", "ties", "wins")]
+        ratios = [
+            _middle([row[key] / own[key] for row, own in zip(theirs, ours, strict=True) if row[key] and own[key]])
+            for key in ("trainable_parameters", "adapter_bytes", "seconds", "peak_mb")
+        ]
+        gap = ""
+        if gaps:
+            error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+            gap = f"{statistics.fmean(gaps):+.1f} ± {error:.1f}"
+        lines.append(f"| {name} | " + " | ".join([*counts, gap, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
+    words = "The last four columns are medians of ratios to SubTuning's; ± is the standard error over settings."
+    return [*lines, "", words]
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan
+
+
+def main() -> None:
+    """Settings that are not there yet, or the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, help="folder with models/ and datasets/")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--methods", nargs="*", default=list(CORE), choices=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="draws of rows, folds and new heads")
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--seeds-of-training", type=int, default=5)
+    parser.add_argument("--report", action="store_true", help="write tables from what is there, train nothing")
+    options = parser.parse_args()
+    if options.report:
+        text = report(options.output_dir)
+        (options.output_dir / "comparisons.md").write_text(text + "\n", encoding="utf-8")
+        print(text)
+        return
+    if options.bench is None:
+        parser.error("--bench is needed, but for --report")
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    for seed in options.seeds:
+        for name in options.settings:
+            run(options, SETTINGS[name], seed)
+
+
+if __name__ == "__main__":
+    main()
