@@ -28,6 +28,7 @@ FLOORS = {
     "multitask": 5,
     "plots": 5,
     "hub": 5,
+    "report": 5,
     "training": 6,
     "compare": 7,
     "cli": 8,

@@ -25,9 +25,11 @@ COMMANDS = {
     "search": ("subtuning_hf.cli.search", "choose blocks, train them and save the adapter, as a recipe says"),
     "train": ("subtuning_hf.cli.train", "train chosen blocks and save the adapter, as a recipe says"),
     "evaluate": ("subtuning_hf.cli.evaluate", "score a saved adapter on a recipe's test split"),
+    "compare": ("subtuning_hf.cli.compare", "SubTuning beside other ways to fine-tune, as a recipe says"),
     "predict": ("subtuning_hf.cli.predict", "label images or texts with a saved adapter"),
     "latency": ("subtuning_hf.cli.latency", "what tuning each block adds to the latency of serving many tasks"),
     "plot": ("subtuning_hf.cli.plot", "draw what a study has found"),
+    "report": ("subtuning_hf.cli.report", "one HTML page of all that a study has found"),
 }
 
 
