@@ -42,8 +42,10 @@ def exact_choice(folder: Path, setting: Setting) -> tuple[str, ...] | None:
     return state.selection.blocks if state.finished else None
 
 
-def choose(options: argparse.Namespace, setting: Setting, seed: int, exact: tuple[str, ...]) -> dict[str, Any]:
-    """One setting."""
+def choose(
+    options: argparse.Namespace, setting: Setting, seed: int, exact: tuple[str, ...], known: dict[str, list[float]]
+) -> dict[str, Any]:
+    """One setting; selections whose test scores are known are not trained again."""
     task = load(setting, options.bench, seed)
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
         most = MAX_BLOCKS if setting.greedy else 1
@@ -58,8 +60,10 @@ def choose(options: argparse.Namespace, setting: Setting, seed: int, exact: tupl
             result = trainer.search()
             searched.append(time.perf_counter() - started)
         assert result is not None and result.proposal is not None
-        tests: dict[str, list[float]] = {}
+        tests = dict(known)
         for blocks in dict.fromkeys((tuple(sorted(result.blocks)), tuple(sorted(exact)))):
+            if " + ".join(blocks) in tests:
+                continue
             runs = trainer.repeat(task.test, num_repeats=options.seeds_of_training, blocks=list(blocks))
             tests[" + ".join(blocks)] = [run.metrics["eval_accuracy"] for run in runs]
     return {
@@ -93,14 +97,21 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     path = options.output_dir / "choices.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    done = {(line["setting"], line["seed"], line["strategy"]) for line in map(json.loads, lines)}
+    found_before = [json.loads(line) for line in lines]
+    done = {(line["setting"], line["seed"], line["strategy"]) for line in found_before}
     for seed in options.seeds:
         for name in options.settings:
             setting = SETTINGS[name]
             exact = exact_choice(folder_of(options.output_dir / "truth", setting, seed), setting)
             if exact is None or (name, seed, options.strategy) in done:
                 continue
-            found = choose(options, setting, seed, exact)
+            known = {
+                " + ".join(line[blocks]): line[test]
+                for line in found_before
+                if (line["setting"], line["seed"]) == (name, seed)
+                for blocks, test in (("chosen", "test"), ("exact", "exact_test"))
+            }
+            found = choose(options, setting, seed, exact, known)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
             mean = {key: 100 * sum(found[key]) / len(found[key]) for key in ("test", "exact_test")}

@@ -41,9 +41,10 @@ from settings import SETTINGS, Setting, load
 
 # Name: the proposal, and the share of a full fine-tune that it may spend.
 METHODS: dict[str, tuple[Callable[[], Proposal], float]] = {
-    "short profile 0.25": (short_profile.ShortProfileProposal, 0.25),
-    "short profile 0.5": (short_profile.ShortProfileProposal, 0.5),
-    "plain short profile 0.5": (lambda: short_profile.ShortProfileProposal(False, False), 0.5),
+    "short profile, two rounds": (short_profile.ShortProfileProposal, 1.0),
+    "short profile 0.25": (lambda: short_profile.ShortProfileProposal(finalists=0), 0.25),
+    "short profile 0.5": (lambda: short_profile.ShortProfileProposal(finalists=0), 0.5),
+    "plain short profile 0.5": (lambda: short_profile.ShortProfileProposal(False, False, 0), 0.5),
     "one-shot 0.5": (oneshot.OneShotProposal, 0.5),
     "swap 0.5": (swap.SwapProposal, 0.5),
     "kernel": (kernels.KernelProposal, 1.0),

@@ -18,7 +18,7 @@ from proposal.problem_cases import (
 from subtuning_hf.errors import ArgumentsError
 from subtuning_hf.proposal.copies import call
 from subtuning_hf.proposal.oneshot import OneShotProposal
-from subtuning_hf.proposal.short_profile import ShortProfileProposal
+from subtuning_hf.proposal.short_profile import ShortProfileProposal, behind
 from subtuning_hf.proposal.swap import SwapProposal
 
 TRAINED = {"short": ShortProfileProposal, "one-shot": OneShotProposal, "swap": SwapProposal}
@@ -198,3 +198,45 @@ def test_validation_rows_are_never_trained_on():
     fold = problem.folds[0]
     assert trained and trained <= set(fold.train)
     assert set(fold.validation) <= read
+
+
+# --- two rounds ------------------------------------------------------------------------------
+def test_the_best_go_on_to_a_second_round_on_another_fold():
+    problem = plain_problem()
+    rows = []
+    train = problem.train_batch
+    problem.train_batch = lambda chosen: rows.append(set(chosen)) or train(chosen)
+    units = problem.meter.units
+    proposal = ShortProfileProposal(finalists=2)
+    prediction = proposal.fit(problem, 1.0)
+    found = singles(problem, prediction)
+    assert 0.9 < (problem.meter.units - units) / problem.meter.fine_tune <= 1.0
+    first, second = (set(fold.train) for fold in problem.folds[:2])
+    turns = [trained <= first for trained in rows], [trained <= second for trained in rows]
+    switch = turns[0].index(False)
+    assert all(turns[0][:switch]) and all(turns[1][switch:]) and 0 < switch < len(rows)
+    alone = singles(problem, ShortProfileProposal(finalists=0).fit(problem, 0.5))
+    ranked = sorted(alone, key=lambda name: -alone[name])
+    # Two blocks and the head were scored anew; the others kept their order, behind them.
+    assert set(sorted(found, key=lambda name: -found[name])[:2]) == set(ranked[:2])
+    rest = ranked[2:]
+    assert sorted(rest, key=lambda name: -found[name]) == rest
+    assert max(found[name] for name in rest) <= min(prediction(()).score, *(found[name] for name in ranked[:2]))
+
+
+@pytest.mark.parametrize("finalists", [0, 1, 4, 9])
+def test_too_few_or_too_many_finalists_make_one_round(finalists):
+    problem = plain_problem()
+    once = singles(problem, ShortProfileProposal(finalists=0).fit(problem, 0.5))
+    assert singles(problem, ShortProfileProposal(finalists=finalists).fit(problem, 0.5)) == once
+
+
+def test_a_second_round_never_moves_others_up():
+    first = {(): -3.0, ("a",): -1.0, ("b",): -2.0, ("c",): -2.5}
+    assert behind(first, {("a",): -0.5, ("b",): -0.7}) == {(): -3.0, ("a",): -0.5, ("b",): -0.7, ("c",): -2.5}
+    assert behind(first, {("a",): -4.0, ("b",): -3.0}) == {(): -4.5, ("a",): -4.0, ("b",): -3.0, ("c",): -4.0}
+
+
+def test_a_fine_tune_goes_to_predictions_and_half_of_what_is_more():
+    assert [ShortProfileProposal().allowance(budget) for budget in (0.5, 1.0, 1.5, 2.0, 6.0)] == [0.5, 1, 1, 1, 3]
+    assert OneShotProposal().allowance(1.0) == 0.5

@@ -174,6 +174,17 @@ class Proposal(ABC):
     # Whether selections of several blocks are predicted for themselves, and not by their best block.
     predicts_subsets: bool = True
 
+    def allowance(self, budget: float) -> float:
+        """
+        What of a search's budget predictions may take; the rest trains the best predicted.
+
+        Args:
+            budget (`float`): In full fine-tunes.
+
+        Returns: `float`: likewise.
+        """
+        return 0.5 * budget
+
     @abstractmethod
     def fit(self, problem: Problem, budget: float) -> Prediction:
         """

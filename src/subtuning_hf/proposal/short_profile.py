@@ -1,9 +1,10 @@
 """
-A short profile: every block trained alone for a few steps, all of them side by side.
+A short profile: every block trained alone for a few steps, all of them side by side, and the best of them for longer.
 
-The exact profile in small, on one fold. Three things make it cheap: all blocks share the frozen pass of each batch,
-small batches give many steps for few rows, and the heads are fitted afterwards to the features that training saw
-anyway.
+The exact profile in small: a first round of all blocks on one fold, a second one of the best few on another, where the
+same price gives each of them more steps and rows that did not choose it. Three things make it cheap: all blocks share
+the frozen pass of each batch, small batches give many steps for few rows, and the heads are fitted afterwards to the
+features that training saw anyway.
 """
 
 from __future__ import annotations
@@ -25,25 +26,36 @@ _SMALLEST_BATCH = 8
 _FEWEST_STEPS = 3
 # Most of the budget that the validation rows may take.
 _VALIDATION_SHARE = 0.25
+# Blocks of the second round, and what of the budget the first one takes.
+FINALISTS = 4
+_FIRST_ROUND = 0.5
 
 
 class ShortProfileProposal(Proposal):
     """
-    Trains each block for a short time and ranks them by their loss on the validation rows of the first fold.
+    Trains each block for a short time and ranks them by their loss on validation rows.
 
-    A selection of several blocks is given the score of its best block. With both arguments false it is the plain short
-    profile: batches as in a full training, the head that was trained, and the problem's own score.
+    The first round trains all blocks on the first fold, the second one the best few and the head alone, anew and for
+    longer, on the second fold; those are ranked by what the second round says. A selection of several blocks is given
+    the score of its best block. With both switches off and no finalists it is the plain short profile: batches as in a
+    full training, the head that was trained, and the problem's own score.
 
     Args:
         small_batches (`bool`, *optional*, defaults to `True`): Whether batches may be smaller than in a full training.
         fitted_heads (`bool`, *optional*, defaults to `True`): Whether heads are fitted anew to the trained features.
+        finalists (`int`, *optional*, defaults to 4): Blocks of the second round; there is none for fewer than two, or
+            for models that have no more blocks than that, or a single fold: the first one then has all of the budget.
     """
 
     name = "short-profile"
     predicts_subsets = False
 
-    def __init__(self, small_batches: bool = True, fitted_heads: bool = True) -> None:
-        self.small_batches, self.fitted_heads = small_batches, fitted_heads
+    def __init__(self, small_batches: bool = True, fitted_heads: bool = True, finalists: int = FINALISTS) -> None:
+        self.small_batches, self.fitted_heads, self.finalists = small_batches, fitted_heads, finalists
+
+    def allowance(self, budget: float) -> float:
+        """Two rounds of short trainings tell more than one and a few longer ones: a fine-tune's price goes to them."""
+        return max(0.5 * budget, min(budget, 1.0))
 
     def fit(self, problem: Problem, budget: float) -> Prediction:
         """
@@ -56,21 +68,34 @@ class ShortProfileProposal(Proposal):
         Returns: [`Prediction`]: answers without any further cost.
         Raises: [`ArgumentsError`]: If the budget does not pay three steps for each block.
         """
-        fold, selections = problem.folds[0], [(), *((name,) for name in problem.blocks)]
+        everything = [(), *((name,) for name in problem.blocks)]
+        twice = 1 < self.finalists < len(problem.blocks) and len(problem.folds) > 1
         end = problem.meter.units + budget * problem.meter.fine_tune
-        with problem.meter.timed(), intact(problem.model, problem.seed), own_chance(problem.seed):
-            copies = Copies(problem.model, (*problem.blocks, *problem.head))
-            with copies.installed():
-                trained = SideBySide(problem, fold, copies, shared_head=False)
-                trained.look()
-                judge = Judge(trained, self.fitted_heads, ())
-                most = int(_VALIDATION_SHARE * budget * problem.meter.fine_tune / judge.units(selections))
-                judge.validation = sample(fold.validation, max(most, 1), problem.seed)
-                left = end - problem.meter.units - len(judge.validation) * judge.units(selections)
-                learning = [one for one in selections if one or problem.head]
-                size, steps = steps_for(trained, learning, left, self.small_batches)
-                trained.train([learning] * steps, size)
-                return ShortProfile(judge.from_seen(selections))
+        with problem.meter.timed(), intact(problem.model, problem.seed):
+            first = self._round(problem, 0, everything, budget * (_FIRST_ROUND if twice else 1.0))
+            if not twice:
+                return ShortProfile(first)
+            ranked = sorted(everything[1:], key=lambda one: -first[one])[: self.finalists]
+            finalists = [one for one in everything if one in ranked or not one]
+            left = (end - problem.meter.units) / problem.meter.fine_tune
+            return ShortProfile(behind(first, self._round(problem, 1, finalists, left)))
+
+    def _round(self, problem: Problem, place: int, selections: list[Selection], budget: float) -> dict[Selection, float]:
+        """Train selections on a fold for what may be spent, and score them."""
+        fold, seed = problem.folds[place], problem.seed + place
+        end = problem.meter.units + budget * problem.meter.fine_tune
+        copies = Copies(problem.model, (*problem.blocks, *problem.head))
+        with own_chance(seed), copies.installed():
+            trained = SideBySide(problem, fold, copies, shared_head=False)
+            trained.look()
+            judge = Judge(trained, self.fitted_heads, ())
+            most = int(_VALIDATION_SHARE * budget * problem.meter.fine_tune / judge.units(selections))
+            judge.validation = sample(fold.validation, max(most, 1), seed)
+            left = end - problem.meter.units - len(judge.validation) * judge.units(selections)
+            learning = [one for one in selections if one or problem.head]
+            size, steps = steps_for(trained, learning, left, self.small_batches)
+            trained.train([learning] * steps, size)
+            return judge.from_seen(selections)
 
 
 @dataclass(frozen=True)
@@ -86,6 +111,20 @@ class ShortProfile(Prediction):
 
     def __call__(self, blocks: Sequence[str]) -> Estimate:
         return Estimate((max((self.scores[(name,)] for name in blocks), default=self.scores[()]),))
+
+
+def behind(first: Mapping[Selection, float], second: Mapping[Selection, float]) -> dict[Selection, float]:
+    """
+    One order of all selections: those of a second round as it says, the others behind them as the first one said.
+
+    Args:
+        first (`Mapping`): Scores of all.
+        second (`Mapping`): Scores of those that went on.
+
+    Returns: `dict`: the scores of the second round, and those of the first moved so that none is above these.
+    """
+    shift = min(second.values()) - max((score for one, score in first.items() if one not in second), default=0.0)
+    return {one: second[one] if one in second else score + min(shift, 0.0) for one, score in first.items()}
 
 
 def steps_for(

@@ -19,6 +19,7 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback
 
+from ..proposal import make_proposal
 from ..search.directions import DIRECTIONS, left_out
 from ..search.greedy import replay
 from ..search.journal import find_study
@@ -30,7 +31,6 @@ from .evaluator import release, seed_all
 from .guard import unaltered
 from .prepare import Prepared
 from .progress import CostModel, format_seconds
-from .proposing import PREDICTING
 from .recipe import Recipe
 
 STEPS = 3
@@ -192,13 +192,14 @@ def _plan_predictions(recipe: Recipe, prepared: Prepared, asked: SearchSpec) -> 
     known = find_study(prepared.folder)
     run = None if known is None else next((one for one in known.proposals if one.search == asked), None)
     done = 0 if run is None or known is None else len({each.unit for each in known.evaluations} & set(run.units))
-    rounds = (
-        PlannedRound(f"predict ({asked.strategy})", len(names) + 1, 0, PREDICTING * asked.budget * whole, False),
-        PlannedRound("train the best", MOST_CONFIRMED, MOST_CONFIRMED, (1 - PREDICTING) * asked.budget * whole, False),
-    )
+    predicting = make_proposal(asked.strategy).allowance(asked.budget)
+    rounds = [PlannedRound(f"predict ({asked.strategy})", len(names) + 1, 0, predicting * whole, False)]
+    if predicting < asked.budget:
+        rest = (asked.budget - predicting) * whole
+        rounds.append(PlannedRound("train the best", MOST_CONFIRMED, MOST_CONFIRMED, rest, False))
     shown = {"all blocks, all training rows": whole}
     slow = tuple(each.label for each in left_out(prepared.spec, asked))
-    return SearchPlan(rounds, len(names), len(prepared.folds), steps, shown, recorded=done, left_out=slow)
+    return SearchPlan(tuple(rounds), len(names), len(prepared.folds), steps, shown, recorded=done, left_out=slow)
 
 
 def _shapes(spec: StudySpec, search: SearchSpec) -> list[tuple[str, tuple[Candidate, ...] | int]]:

@@ -40,9 +40,6 @@ from .guard import unaltered
 from .recipe import Recipe
 from .rows import RowSource, RowStore
 
-# What predictions may take of the budget; the rest trains the best of them.
-PREDICTING = 0.5
-
 
 def propose(
     recipe: Recipe, spec: StudySpec, folds: Sequence[Fold], search: SearchSpec, cache: Cache | None
@@ -96,9 +93,9 @@ def propose(
 def _fit(proposal: Proposal, problem: Problem, budget: float) -> Prediction:
     """Let a proposal look; what it says of a budget that is too small is said of the part that it was given."""
     try:
-        return proposal.fit(problem, PREDICTING * budget)
+        return proposal.fit(problem, proposal.allowance(budget))
     except ArgumentsError as error:
-        share = f"{100 * PREDICTING:.0f} % of it"
+        share = f"{100 * proposal.allowance(budget) / budget:.0f} % of it"
         error.add_note(f"`search_budget` is {budget:g}, and predictions may take {share}; the rest is for trainings.")
         raise
 
