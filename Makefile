@@ -8,10 +8,10 @@ ARGS   ?=
 
 BIN  := $(VENV)/bin
 DEPS := setup.cfg pyproject.toml
-SRC  := src tests benchmarks recipes
+SRC  := src tests benchmarks recipes docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow quality clean
+.PHONY: help demo test test-slow docs quality clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +25,15 @@ test: $(VENV)/.installed-dev  ## all tests but those marked slow
 test-slow: $(VENV)/.installed-dev  ## the slow ones: several processes, whole commands
 	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 -m slow $(ARGS)
 
+docs: $(VENV)/.installed-docs  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+
 quality: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check $(SRC)
 	$(BIN)/mypy
 
 clean:  ## remove the environment, caches and demo output
-	rm -rf $(VENV) build dist src/*.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site src/*.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
 	find $(SRC) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The version is checked before anything is created, so that a failure leaves nothing behind.
@@ -45,6 +48,10 @@ $(BIN)/python:
 
 $(VENV)/.installed-demo: $(DEPS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(DEPS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(DEPS) | $(BIN)/python

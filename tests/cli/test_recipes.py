@@ -198,7 +198,7 @@ VTAB = "data: {vtab: cifar100, train_split: train800}"
         (("args:", "metric: [accuracy]\nargs:"), "metric must be str, found ['accuracy'] (list)."),
         (("num_folds: 3", "num_folds: 3, num_folds: 4"), "line 4: 'num_folds' is given twice."),
         (("args: {", "args: {{"), "is not YAML"),
-        ((GOOD, "- a list"), "must hold the sections model, data, preprocessing, profile, train, metric, args, about"),
+        ((GOOD, "- a list"), "must hold the sections model, data, preprocessing, profile, train, compare"),
         ((GOOD, ""), "must hold the sections"),
         ((GOOD, GOOD.replace("data: {name: some/data", "data: {vtab: cifar10")), "data.vtab must be one of"),
         (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
+from .predict_origin import Origin
 
 if TYPE_CHECKING:
     from .predict_inputs import Inputs
@@ -19,9 +20,11 @@ input, a text or the path of an image on each line.
 
   subtuning predict out/photos ./new-photos --output labels.csv
   subtuning predict user/adapter-on-the-hub questions.txt --top 3 --format jsonl
+  subtuning predict user/adapter-on-the-hub@v2 questions.txt     # or --revision v2: branch, tag or commit
   subtuning predict --config recipe.yaml new.csv          # the adapter in the recipe's args.output_dir
 
-Base model, labels and input size come from the adapter. With --config, words of the form KEY=VALUE
+Base model, labels and input size come from the adapter; no code of it is run, and no folder of this
+machine that an adapter of the Hub names is read. With --config, words of the form KEY=VALUE
 replace values of the recipe, and everything else is an input.
 """
 FORMATS = ("csv", "jsonl")
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="+", metavar="ADAPTER INPUT", help="the adapter (not with --config), inputs")
     parser.add_argument("--config", metavar="RECIPE", help="take adapter, base and columns from a recipe")
     parser.add_argument("--base", metavar="MODEL", help="base model; by default the one the adapter names")
+    parser.add_argument("--revision", help="branch, tag or commit of the adapter on the Hub")
     parser.add_argument("--column", help="column of the texts, or of the paths of images, in CSV and JSON files")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="the N likeliest labels (default: 1)")
     parser.add_argument("--output", metavar="FILE", help="write here instead of printing; must not exist")
@@ -60,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         label_names=["labels"],
     )
     with arguments.main_process_first(desc="loading the adapter"):
-        predictor = load_predictor(request.adapter, options.base or request.base, request.revision)
+        predictor = load_predictor(request.adapter, options.base or request.base, request.base_revision)
     inputs = read_inputs(request.inputs, predictor.settings.text, options.column or request.column)
     first = arguments.process_index == 0
     if options.dry_run:
@@ -79,23 +83,23 @@ class Request:
     What is predicted with what.
 
     Args:
-        adapter (`str`): Folder or Hub name.
+        adapter ([`Origin`]): Folder or Hub name, with its revision.
         inputs (`list[str]`): Files, folders, or `-`.
-        base (`str`, *optional*), revision (`str`, *optional*), column (`str`, *optional*), folder (`str`, *optional*):
-            What a recipe adds.
+        base (`str`, *optional*), base_revision (`str`, *optional*), column (`str`, *optional*),
+        folder (`str`, *optional*): What a recipe adds.
     """
 
     def __init__(
         self,
-        adapter: str,
+        adapter: Origin,
         inputs: list[str],
         base: str | None = None,
-        revision: str | None = None,
+        base_revision: str | None = None,
         column: str | None = None,
         folder: str | None = None,
     ) -> None:
         self.adapter, self.inputs, self.base = adapter, inputs, base
-        self.revision, self.column, self.folder = revision, column, folder
+        self.base_revision, self.column, self.folder = base_revision, column, folder
 
 
 def check_options(options: argparse.Namespace) -> list[str]:
@@ -122,7 +126,9 @@ def request_of(options: argparse.Namespace, words: list[str]) -> Request:
     if options.config is None:
         if len(words) < 2:
             raise RecipeError(f"Give an adapter and at least one input, found '{words[0]}' only.")
-        return Request(words[0], words[1:])
+        return Request(Origin.of(words[0], options.revision), words[1:])
+    if options.revision is not None:
+        raise RecipeError("--revision is of an adapter on the Hub; with --config it is the one in args.output_dir.")
     from .evaluate import check_adapter
     from .recipe import load_recipe
     from .session import build_arguments
@@ -135,7 +141,7 @@ def request_of(options: argparse.Namespace, words: list[str]) -> Request:
     if not inputs:
         raise RecipeError("Give at least one input: a file, a folder, or - for standard input.")
     column = recipe.data.text_column or recipe.data.image_column
-    return Request(str(folder), inputs, recipe.model.name, recipe.model.revision, column, str(folder))
+    return Request(Origin(str(folder)), inputs, recipe.model.name, recipe.model.revision, column, str(folder))
 
 
 def write(options: argparse.Namespace, inputs: Inputs, found: Any, labels: list[str]) -> None:

@@ -7,12 +7,12 @@ Knows adapters, what lies beside them, and base models by name; does not know re
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError
+from ..errors import RecipeError, SubTuningError
+from .predict_origin import Origin, check_base, check_processor, has_processor, input_settings
 from .recipe import PreprocessingSection
-from .recipe_inputs import FILE_NAME, InputSettings, load_processor
+from .recipe_inputs import InputSettings, load_processor
 
 if TYPE_CHECKING:
     from .predict_inputs import Inputs
@@ -36,81 +36,72 @@ class Predictor:
     base: str
 
 
-def load_predictor(adapter: str, base: str | None = None, revision: str | None = None) -> Predictor:
+def load_predictor(adapter: Origin | str, base: str | None = None, revision: str | None = None) -> Predictor:
     """
     Load an adapter and all it needs.
 
     Args:
-        adapter (`str`): Folder or Hub name.
+        adapter ([`Origin`] or `str`): Folder or Hub name, with `@revision` if need be.
         base (`str`, *optional*), revision (`str`, *optional*): The base; by default the one the adapter names.
 
     Returns: [`Predictor`]
-    Raises: [`RecipeError`]: If adapter or base are missing, or the base is for neither images nor texts.
+    Raises:
+        [`RecipeError`]: If adapter or base are missing, or the base is for neither images nor texts.
+        [`AdapterFileError`]: If the adapter holds, or asks for, what an adapter may not.
     """
-    from .evaluate import load_adapter
     from .recipe import ModelSection
     from .recipe_data import load_model
 
-    config = adapter_config(adapter)
+    origin = adapter if isinstance(adapter, Origin) else Origin.of(adapter)
+    config = adapter_config(origin)
     name = base or config.base_model_name_or_path
     if not name:
-        raise RecipeError(f"The adapter '{adapter}' does not name its base model. Name it with --base.")
-    settings = input_settings(adapter) or InputSettings(text=_is_text(name, revision))
+        raise RecipeError(f"The adapter '{origin}' does not name its base model. Name it with --base.")
+    if base is None:
+        check_base(origin, name)
+    settings = input_settings(origin) or InputSettings(text=_is_text(name, revision))
     revision = revision or settings.revision or (config.revision if base is None else None)
     labels = [config.id2label[index] for index in sorted(config.id2label or {})]
     if not labels:
-        raise RecipeError(f"The adapter '{adapter}' has no labels: it is not one of a classifier.")
-    kwargs = {} if settings.dtype is None else {"dtype": settings.dtype}
-    model = load_adapter(load_model(ModelSection(name, revision, kwargs), labels, settings.text), adapter)
-    own = _own_processor(adapter, settings.text)
-    asked = PreprocessingSection(own or settings.processor, settings.image_size, settings.max_length)
-    processor = load_processor(name, revision, asked, settings.text)
+        raise RecipeError(f"The adapter '{origin}' has no labels: it is not one of a classifier.")
+    own = has_processor(origin, settings.text)
+    kwargs = {"trust_remote_code": False, **({} if settings.dtype is None else {"dtype": settings.dtype})}
+    model = _with_adapter(load_model(ModelSection(name, revision, kwargs), labels, settings.text), origin)
+    asked = PreprocessingSection(None if own else settings.processor, settings.image_size, settings.max_length)
+    place = (origin.name, origin.revision) if own else (name, revision)
+    processor = load_processor(*place, asked, settings.text)
+    check_processor(origin, processor)
     return Predictor(model, processor, labels, replace(settings, revision=revision), name)
 
 
-def adapter_config(adapter: str) -> Any:
+def _with_adapter(base: Any, origin: Origin) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, origin.name, revision=origin.revision).eval()
+    except (OSError, ValueError) as error:
+        if isinstance(error, SubTuningError):
+            raise
+        raise RecipeError(f"No adapter '{origin}': {str(error).strip().splitlines()[0]}") from error
+
+
+def adapter_config(origin: Origin) -> Any:
     """
     The configuration of an adapter.
 
     Raises: [`RecipeError`]: If there is none. A damaged one has an error of its own.
     """
-    from ..errors import SubTuningError
     from ..tuner import SubTuningConfig
 
     try:
-        return SubTuningConfig.from_pretrained(adapter)
+        return SubTuningConfig.from_pretrained(origin.name, revision=origin.revision)
     except SubTuningError:
         raise
     except (OSError, ValueError, TypeError) as error:
         raise RecipeError(
-            f"There is no SubTuning adapter '{adapter}': {str(error).strip().splitlines()[0]} The first word after "
+            f"There is no SubTuning adapter '{origin}': {str(error).strip().splitlines()[0]} The first word after "
             "`predict` is an adapter folder or a name on the Hub, the others are inputs."
         ) from error
-
-
-def input_settings(adapter: str) -> InputSettings | None:
-    """What lies beside the adapter, here or on the Hub; `None` for adapters that were saved without."""
-    file = _beside(adapter, FILE_NAME)
-    return None if file is None else InputSettings.load(file)
-
-
-def _own_processor(adapter: str, text: bool) -> str | None:
-    """The adapter's own name, where a processor was saved with it."""
-    names = ("tokenizer_config.json",) if text else ("preprocessor_config.json", "processor_config.json")
-    return adapter if any(_beside(adapter, name) is not None for name in names) else None
-
-
-def _beside(adapter: str, name: str) -> Path | None:
-    if Path(adapter).is_dir():
-        file = Path(adapter) / name
-        return file if file.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(adapter, name))
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return None
 
 
 def _is_text(name: str, revision: str | None) -> bool:
@@ -122,7 +113,7 @@ def _is_text(name: str, revision: str | None) -> bool:
     )
 
     try:
-        kind = type(AutoConfig.from_pretrained(name, revision=revision))
+        kind = type(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(f"No base model '{name}': {reason} Name it with --base.") from error

@@ -1,5 +1,5 @@
 """
-An adapter's way to the Hub: its model card, and which files of a folder go there.
+An adapter's way to the Hub: its model card, which files of a folder go there, and what a later search takes from it.
 
 Is handed finished numbers and pictures; knows neither trainers nor how anything is drawn.
 """
@@ -8,6 +8,7 @@ from .card import Picture, is_own_card, model_card, write_card
 from .compared import read_comparison
 from .facts import CardFacts, Measured, Part, Source, adapter_parts, hub_name, pipeline_tag, source_of
 from .files import pushed_files
+from .starting import StartingPoint, read_start
 
 __all__ = [
     "CardFacts",
@@ -15,6 +16,7 @@ __all__ = [
     "Part",
     "Picture",
     "Source",
+    "StartingPoint",
     "adapter_parts",
     "hub_name",
     "is_own_card",
@@ -22,6 +24,7 @@ __all__ = [
     "pipeline_tag",
     "pushed_files",
     "read_comparison",
+    "read_start",
     "source_of",
     "write_card",
 ]

@@ -1,5 +1,5 @@
 """
-A comparison with a linear probe and a full fine-tune, as it was written beside an adapter.
+A comparison with other ways to fine-tune, as it was written beside an adapter.
 
 Knows the rows of a comparison as JSON; not how they came about.
 """
@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-FILE_NAME = "results.json"
-_NUMBERS = ("mean", "num_examples", "trainable_parameters", "learning_rate", "seconds")
+# Of `subtuning compare`, in the folder of its recipe or its own, and of the demo.
+FILE_NAMES = ("comparison/comparison.json", "comparison.json", "results.json")
+_NUMBERS = ("mean", "num_examples", "trainable_parameters", "seconds")
 
 
 def read_comparison(folders: Sequence[Path], blocks: Collection[str]) -> list[dict[str, Any]]:
@@ -21,14 +22,14 @@ def read_comparison(folders: Sequence[Path], blocks: Collection[str]) -> list[di
     The methods that were compared, if a comparison lies in one of some folders and is about these blocks.
 
     Args:
-        folders (`Sequence[Path]`): Where `results.json` is looked for, in this order.
+        folders (`Sequence[Path]`): Where the files of `FILE_NAMES` are looked for, in this order.
         blocks (`Collection[str]`): Blocks of the adapter: a comparison of another selection says nothing of it.
 
     Returns: `list[dict]`: rows of `compare.method_rows`; `[]` where there is none.
     """
-    for folder in folders:
+    for file in (folder / name for folder in folders for name in FILE_NAMES):
         try:
-            found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         rows = found.get("methods") if isinstance(found, dict) else None
@@ -50,7 +51,9 @@ def _is_row(row: Any) -> bool:
     listed = row.get("blocks", 0)
     if listed is not None and not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
         return False
-    return all(_is_number(row.get(name)) for name in _NUMBERS) and isinstance(row.get("scores"), list)
+    rate = row.get("learning_rate")  # what is fitted in closed form has none
+    numbers = (*(row.get(name) for name in _NUMBERS), *(() if rate is None else (rate,)))
+    return all(map(_is_number, numbers)) and isinstance(row.get("scores"), list)
 
 
 def _is_number(value: Any) -> bool:

@@ -206,7 +206,7 @@ def comparison(facts: CardFacts) -> str:
             str(len(row["scores"])),
             f"{row['trainable_parameters']:,}",
             share(row["trainable_parameters"], most),
-            f"{row['learning_rate']:g}",
+            "" if row.get("learning_rate") is None else f"{row['learning_rate']:g}",
         ]
         for row in rows
     ]

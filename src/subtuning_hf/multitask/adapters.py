@@ -20,6 +20,7 @@ from torch import nn
 
 from ..blocks import find_blocks
 from ..errors import MultiTaskError, NoBlocksFoundError
+from ..tuner.intake import check_files
 
 KINDS = ("SUBTUNING", "LORA")
 
@@ -74,6 +75,8 @@ def load_base(name: str, config: PeftConfig, **kwargs: Any) -> nn.Module:
     }
     if library == "transformers" or library.startswith("transformers."):  # nothing else is imported by a file's word
         found: Any = getattr(importlib.import_module(library), kind, None)
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            found = None
     else:
         found = getattr(transformers, by_task.get(str(getattr(config.task_type, "value", config.task_type)), ""), None)
     if found is None:
@@ -93,8 +96,11 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
         adapter (`str` or `os.PathLike`): Folder or Hub name.
         kwargs: For `PeftModel.from_pretrained`, such as `revision`.
 
-    Raises: [`MultiTaskError`]: If it is of another kind than SubTuning and LoRA.
+    Raises:
+        [`MultiTaskError`]: If it is of another kind than SubTuning and LoRA.
+        [`AdapterFileError`]: If its files are not what an adapter's are.
     """
+    check_files(str(adapter), **_for_config(kwargs))
     config = PeftConfig.from_pretrained(str(adapter), **_for_config(kwargs))
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind not in KINDS:

@@ -7,7 +7,6 @@ block: what is frozen stays in eval mode, a copy has statistics of its own. Know
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..tuner.floating import floating_copy
 from .base import Batch
 
 _LABELS = "labels"
@@ -89,7 +89,7 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def trainable_copy(module: nn.Module) -> nn.Module:
     """A copy in eval mode, whose floating-point parameters all ask for gradients and have none."""
-    made = copy.deepcopy(module).eval()
+    made = floating_copy(module).eval()
     for parameter in made.parameters():
         parameter.grad = None
         if parameter.is_leaf and (parameter.is_floating_point() or parameter.is_complex()):

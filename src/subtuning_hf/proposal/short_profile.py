@@ -80,7 +80,9 @@ class ShortProfileProposal(Proposal):
             left = (end - problem.meter.units) / problem.meter.fine_tune
             return ShortProfile(behind(first, self._round(problem, 1, finalists, left)))
 
-    def _round(self, problem: Problem, place: int, selections: list[Selection], budget: float) -> dict[Selection, float]:
+    def _round(
+        self, problem: Problem, place: int, selections: Sequence[Selection], budget: float
+    ) -> dict[Selection, float]:
         """Train selections on a fold for what may be spent, and score them."""
         fold, seed = problem.folds[place], problem.seed + place
         end = problem.meter.units + budget * problem.meter.fine_tune

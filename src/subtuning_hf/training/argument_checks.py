@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .arguments import GreedySubTuningArguments
 
 
+# Words in names of metrics that are better the lower they are.
+_ERRORS = frozenset(["error", "mse", "rmse", "mae", "mape", "wer", "cer", "ter", "perplexity", "brier", "ece", "hinge"])
+
+
 def check_search(args: GreedySubTuningArguments) -> None:
     """What is searched and how."""
     check_choice("strategy", args.strategy, STRATEGIES)
@@ -130,13 +134,28 @@ def check_training(args: GreedySubTuningArguments) -> None:
             "`auto_find_batch_size` would let candidates train with different batch sizes, and their scores could "
             "not be compared. Find the batch size once and set `per_device_train_batch_size`."
         )
-
+    if args.load_best_model_at_end and args.eval_strategy == "no":
+        raise ArgumentsError(
+            "`load_best_model_at_end` loads the best of the checkpoints that were evaluated, and eval_strategy='no' "
+            "evaluates none. Set `eval_strategy` and `save_strategy` to 'epoch', or leave it out."
+        )
+    _check_direction(args)
     for name in ("fp16_full_eval", "bf16_full_eval"):
         if getattr(args, name, False):
             raise ArgumentsError(
                 f"`{name}` casts the whole model for good, and all later candidates would start from it. Use "
                 f"`{name.removesuffix('_full_eval')}=True`, or load the model in that precision."
             )
+
+
+def _check_direction(args: GreedySubTuningArguments) -> None:
+    words = args.score_name.replace("-", "_").lower().split("_")
+    error = next((word for word in words if word in _ERRORS), None)
+    if error is not None and "neg" not in words and args.score_greater_is_better:
+        raise ArgumentsError(
+            f"'{args.metric_for_best_model}' is better the lower it is, but greater_is_better is "
+            f"{args.greater_is_better}, by which the worst would be chosen. Set `greater_is_better=False`."
+        )
 
 
 def check_serving(args: GreedySubTuningArguments) -> None:

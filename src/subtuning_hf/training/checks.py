@@ -38,6 +38,11 @@ def check_model(model: Any, model_init: Any) -> None:
     if not isinstance(model, nn.Module):
         found = "none" if model is None else type(model).__name__
         raise ArgumentsError(f"`model` must be a torch.nn.Module with a head for the task, found {found}.")
+    if getattr(model, "is_quantized", False) and _has_four_bits_on_cpu(model):
+        raise ArgumentsError(
+            "`model` has 4-bit layers of bitsandbytes on a CPU: frozen ones are packed for inference there (0.50), and "
+            "gradients through them are wrong, which nothing says. Load it in 8 bit or in floating point, or use a GPU."
+        )
     if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
         raise ArgumentsError(
             "`model` holds adapters of its own (add_adapter or load_adapter), which would be part of every score. "
@@ -45,9 +50,15 @@ def check_model(model: Any, model_init: Any) -> None:
         )
 
 
+def _has_four_bits_on_cpu(model: nn.Module) -> bool:
+    layers: list[Any] = [one for one in model.modules() if type(one).__name__ == "Linear4bit"]
+    return any(layer.weight.device.type == "cpu" for layer in layers)
+
+
 def check_arguments(args: Any, optimizers: Any, trainer_cls: Any, searching_cls: type) -> None:
     """
-    Refuse arguments of another kind, a ready optimiser, and a `trainer_cls` that is none or searches itself.
+    Refuse arguments of another kind or without effect here, a ready optimiser, and a `trainer_cls` that is none or
+    searches itself.
 
     Raises: [`ArgumentsError`]
     """
@@ -56,6 +67,16 @@ def check_arguments(args: Any, optimizers: Any, trainer_cls: Any, searching_cls:
         raise ArgumentsError(
             f"`args` must be GreedySubTuningArguments, found {found}. They take every field of TrainingArguments: "
             "GreedySubTuningArguments(output_dir=..., learning_rate=..., num_folds=5)."
+        )
+    if args.fp16 and args.device.type == "cpu":
+        raise ArgumentsError(
+            "`fp16=True` does nothing on a CPU: Trainer would compute in full precision and not say so. Use "
+            "`bf16=True`, or leave it out."
+        )
+    if args.fsdp and args.device.type == "cpu":
+        raise ArgumentsError(
+            "`fsdp` does nothing on a CPU: Trainer would train with DDP, the whole model in each process, and not say "
+            "so. Leave it out."
         )
     if optimizers is not None and any(one is not None for one in optimizers):
         raise ArgumentsError(

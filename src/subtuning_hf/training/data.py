@@ -8,7 +8,7 @@ of `datasets`, torch and torchvision; does not know models or Trainers. Never re
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from ..blocks import find_head
 from ..errors import ArgumentsError, DataError
 
 LABEL_COLUMNS = ("label", "labels", "label_ids")
@@ -75,6 +76,27 @@ def _split(batch: Any, size: int) -> list[dict[str, Any]]:
     return [{name: column[i] for name, column in batch.items()} for i in range(size)]
 
 
+class StreamView(IterableDataset):
+    """
+    A stream through a transform, row by row.
+
+    Args:
+        dataset (`datasets.IterableDataset` or `torch.utils.data.IterableDataset`): The stream.
+        transform (`Callable`): As in [`DatasetView`].
+    """
+
+    def __init__(self, dataset: Any, transform: Callable) -> None:
+        self.dataset, self.transform = dataset, transform
+        self._batched = isinstance(dataset, datasets.IterableDataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in self.dataset:
+            if self._batched:
+                yield _split(self.transform({name: [value] for name, value in row.items()}), 1)[0]
+            else:
+                yield self.transform(row)
+
+
 def view(dataset: Any, indices: Sequence[int] | None = None, transform: Callable | None = None) -> Any:
     """
     Some rows of a data set through a transform; the data set itself where nothing changes.
@@ -84,6 +106,8 @@ def view(dataset: Any, indices: Sequence[int] | None = None, transform: Callable
     """
     if transform is None and indices is None:
         return dataset
+    if transform is not None and indices is None and is_stream(dataset):
+        return StreamView(dataset, transform)
     if transform is None and is_hf(dataset):
         # In memory: otherwise `datasets` may leave a file of indices in its cache for every fold.
         return dataset.select([int(i) for i in indices or ()], keep_in_memory=True)
@@ -93,6 +117,11 @@ def view(dataset: Any, indices: Sequence[int] | None = None, transform: Callable
 def is_hf(dataset: Any) -> bool:
     """Whether this is a `datasets.Dataset`; looks at the type alone, since an eval_dataset may not be touched."""
     return issubclass(type(dataset), datasets.Dataset)
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether rows of a data set come one after the other and cannot be picked; looks at the type alone."""
+    return issubclass(type(dataset), datasets.IterableDataset | IterableDataset)
 
 
 def check_datasets(train: Any, evaluation: Any, validation: Any = None) -> None:
@@ -147,7 +176,7 @@ def _storage(dataset: datasets.Dataset) -> tuple[int, int]:
 
 def _check_map_style(name: str, dataset: Any) -> None:
     kind = type(dataset)
-    if issubclass(kind, datasets.IterableDataset | IterableDataset):
+    if is_stream(dataset):
         raise DataError(
             f"`{name}` is a {kind.__name__}, a stream: folds need rows that can be counted and picked. Load it "
             "without streaming, or save its rows first (Dataset.from_generator)."
@@ -208,8 +237,13 @@ def read_labels(dataset: Any, label_column: str | None) -> list[Any] | None:
             `targets` or `labels` attribute of a torchvision data set.
 
     Returns: `list` of plain values, or `None` where no labels are found.
-    Raises: [`ArgumentsError`]: If a column is named that does not exist.
+    Raises: [`ArgumentsError`]: If a column is named that does not exist. [`DataError`]: For a stream.
     """
+    if is_stream(dataset):
+        raise DataError(
+            f"These rows are a {type(dataset).__name__}, a stream: what is recorded with its scores must be rows that "
+            "can be counted and read again. Load it without streaming; train(), evaluate() and predict() take streams."
+        )
     if label_column is not None:
         return read_column(dataset, label_column, "label_column")
     if is_hf(dataset):
@@ -285,6 +319,10 @@ def check_labels(labels: Sequence[Any] | None, model: torch.nn.Module) -> None:
     count = getattr(config, "num_labels", None)
     problem = getattr(config, "problem_type", None)
     if not isinstance(count, int) or count < 2 or problem in ("regression", "multi_label_classification"):
+        return
+    modules = [module for name in find_head(model) for module in model.get_submodule(name).modules()]
+    outputs = {module.out_features for module in modules if isinstance(module, torch.nn.Linear)}
+    if outputs and count not in outputs:  # a multiple-choice model scores each choice by one output, whatever it says
         return
     if labels is None or not all(isinstance(label, int) for label in labels):
         return

@@ -19,6 +19,7 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback
 
+from ..blocks import find_head
 from ..proposal import make_proposal
 from ..search.directions import DIRECTIONS, left_out
 from ..search.greedy import replay
@@ -144,7 +145,9 @@ def plan_search(
     slow = left_out(prepared.spec, asked) if isinstance(asked, SearchSpec) else ()
     tried_alone = [name for name in names if Candidate((name,)) not in slow]
     ends = dict.fromkeys((*tried_alone[-1:], *tried_alone[:1]))
-    candidates = [HEAD_ONLY, *(Candidate((name,)) for name in ends)]
+    # Where there is no head, nothing is trained with no block.
+    bare = [HEAD_ONLY] if find_head(recipe.model) else []
+    candidates = [*bare, *(Candidate((name,)) for name in ends)]
     cost, seconds, steps = CostModel(names), {}, 0
     for candidate in candidates:
         steps, measured = measure(recipe, prepared, candidate)

@@ -25,6 +25,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, TrainerCallback, enable_full_determinism, set_seed
 
+from ..blocks import find_head
 from ..errors import DataError, MetricNotFoundError, NonFiniteScoreError
 from ..search.folds import Fold, inner_split
 from ..search.records import Candidate, Evaluation, FinalRun, Unit
@@ -147,6 +148,8 @@ class Evaluator:
     def _train(self, candidate: Candidate, args: GreedySubTuningArguments, fold: Fold, rows: Any) -> _Outcome:
         """Train on a fold's training rows and evaluate on others; leaves the base as it was."""
         recipe, started, cut = self.recipe, time.time(), self._cut(candidate)
+        if not candidate.blocks and not find_head(recipe.model):
+            return self._untouched(args, fold, rows)
         with unaltered(recipe.model), self._scratch() as folder, ExitStack() as shared:
             args = args.for_candidate(folder, recipe.needs_inner_split)
             head = self._first_head(args, fold) if args.init_head == "fit" else None
@@ -169,22 +172,41 @@ class Evaluator:
                 # With persistent workers Trainer would score the rows of its last evaluation once more.
                 getattr(trainer, "_eval_dataloaders", {}).clear()
                 metrics = trainer.evaluate(rows)
-                info = {
-                    "train_loss": float(output.training_loss),
-                    "steps": int(trainer.state.global_step),
-                    "train_rows": len(fold.train),
-                    "device": str(args.device),
-                    "threads": torch.get_num_threads(),
-                    "process": self.process,
-                    "started": started,
-                    **({"cut": cut} if cut else {}),
-                }
+                steps, loss = int(trainer.state.global_step), float(output.training_loss)
+                info = self._info(args, fold, started, loss, steps) | ({"cut": cut} if cut else {})
                 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-                return _Outcome(metrics, float(output.training_loss), trained, info)
+                return _Outcome(metrics, loss, trained, info)
             finally:
                 model.unload()
                 if trainer is not None:
                     release(trainer)
+
+    def _untouched(self, args: GreedySubTuningArguments, fold: Fold, rows: Any) -> _Outcome:
+        """Where nothing is chosen in a model without a head of its own, nothing is trained: what the base gives."""
+        recipe, started = self.recipe, time.time()
+        with unaltered(recipe.model), self._scratch() as folder:
+            args = args.for_candidate(folder, keep_evaluation=False)
+            seed_all(args)
+            trainer = recipe.trainer(recipe.model, args, recipe.training_rows(fold.train))
+            try:
+                # Rows of a cache may be stored from a later block on; the base is given whole ones.
+                metrics = trainer.evaluate(recipe.validation_rows(fold.validation) if fold.validation else rows)
+            finally:
+                release(trainer)
+            return _Outcome(metrics, 0.0, 0, self._info(args, fold, started, 0.0, 0))
+
+    def _info(
+        self, args: GreedySubTuningArguments, fold: Fold, started: float, train_loss: float, steps: int
+    ) -> dict[str, Any]:
+        return {
+            "train_loss": train_loss,
+            "steps": steps,
+            "train_rows": len(fold.train),
+            "device": str(args.device),
+            "threads": torch.get_num_threads(),
+            "process": self.process,
+            "started": started,
+        }
 
     def _first_head(self, args: GreedySubTuningArguments, fold: Fold) -> Head:
         """The head fitted to a fold's training rows, the same for all candidates."""

@@ -6,6 +6,7 @@ Knows the recipe and the folds; reads a few rows, trains nothing, leaves nothing
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -13,13 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+import torch
+from torch import nn
+from transformers import Trainer, get_scheduler
 from transformers.utils import logging
 
 from ..blocks import find_head
 from ..errors import ArgumentsError, JournalError, MetricNotFoundError, NonFiniteScoreError
 from ..search.folds import Fold, make_folds, single_split
 from .arguments import GreedySubTuningArguments
+from .carrying import overridden
 from .data import class_labels, is_random, read_column
 from .evaluator import find_metric, release, seed_all
 from .guard import unaltered
@@ -147,19 +151,79 @@ def random_rows(recipe: Recipe, fold: Fold) -> bool:
     return is_random(recipe.validation_rows(fold.validation))
 
 
+def check_means(recipe: Recipe, trainer: Trainer) -> None:
+    """
+    Refuse an optimiser, a schedule or a way to train that is not to be had here; Trainer would say so when it trains.
+
+    Args:
+        recipe ([`Recipe`]): The base model and the arguments.
+        trainer ([`~transformers.Trainer`]): One of its trainers.
+
+    Raises: [`ArgumentsError`]
+    """
+    args, own = recipe.args, overridden(recipe.trainer_cls)
+    model: Any = recipe.model
+    kind = type(model).__name__
+    checkpointing = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+    if checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+        raise ArgumentsError(f"'{kind}' does not support gradient checkpointing. Leave `gradient_checkpointing` out.")
+    if args.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        raise ArgumentsError("`use_liger_kernel` needs the package liger-kernel, which is not installed.")
+    if args.neftune_noise_alpha is not None:
+        try:
+            embeddings = model.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            embeddings = None
+        if not isinstance(embeddings, nn.Embedding):
+            raise ArgumentsError(
+                f"`neftune_noise_alpha` adds noise to the embeddings of tokens, and '{kind}' has none. Leave it out."
+            )
+    tried = "optim"
+    try:
+        if "optimizer_cls_and_kwargs" not in recipe.trainer_kwargs and "create_optimizer" not in own:
+            trainer.get_optimizer_cls_and_kwargs(args, model)
+        tried = "lr_scheduler_type"
+        if "create_scheduler" not in own:
+            stand_in = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+            further: Any = args.lr_scheduler_kwargs
+            get_scheduler(args.lr_scheduler_type, stand_in, args.get_warmup_steps(10), 10, further)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        value = getattr(args, tried)
+        raise ArgumentsError(f"`{tried}={getattr(value, 'value', value)!r}` cannot be used: {error}") from error
+
+
+def warn_of_losses(recipe: Recipe) -> None:
+    """Warn of a loss that trainings use and predictions do not know."""
+    args = recipe.args
+    named = {
+        "compute_loss_func": "compute_loss_func" in recipe.trainer_kwargs,
+        "label_smoothing_factor": args.label_smoothing_factor > 0,
+        f"{recipe.trainer_cls.__name__}.compute_loss": "compute_loss" in overridden(recipe.trainer_cls),
+    }
+    given = [name for name, found in named.items() if found]
+    if given and args.strategy != "exact":
+        logger.warning(
+            f"strategy='{args.strategy}' predicts with the model's own loss and does not know {' and '.join(given)}; "
+            "the trainings that choose among the best predicted selections do. strategy='exact' uses it throughout."
+        )
+
+
 def check_scoring(recipe: Recipe, fold: Fold) -> None:
     """
     Score the untouched model on a few validation rows, and read one batch of training rows.
 
     Finds what would otherwise end the first training: rows the model does not take, a metric that is not returned, a
-    loss that is not finite.
+    loss that is not finite, an optimiser that is not installed.
 
-    Raises: [`MetricNotFoundError`], [`NonFiniteScoreError`], and whatever the data or the metric raise.
+    Raises: [`MetricNotFoundError`], [`NonFiniteScoreError`], [`ArgumentsError`], and whatever the data or the metric
+        raise.
     """
     with unaltered(recipe.model), tempfile.TemporaryDirectory() as folder:
         args = recipe.args.for_candidate(folder, keep_evaluation=False)
         seed_all(args)
         trainer = recipe.trainer(recipe.model, args, recipe.training_rows(fold.train))
+        check_means(recipe, trainer)
+        warn_of_losses(recipe)
         try:
             next(iter(trainer.get_train_dataloader()))
             metrics = _few_or_all(recipe, trainer, fold)

@@ -141,11 +141,23 @@ def let_through(model: nn.Module) -> Iterator[None]:
             del model.__dict__["_hf_peft_config_loaded"]
 
 
+class EveryRowMixin:
+    """Makes a `Trainer` score every row: with `dataloader_drop_last` it would leave out a last, smaller batch."""
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        args: Any = self.args  # type: ignore[attr-defined]
+        dropped, args.dataloader_drop_last = args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+        finally:
+            args.dataloader_drop_last = dropped
+
+
 @cache
 def candidate_class(trainer_cls: type[Trainer]) -> type[Trainer]:
-    """A Trainer class that honours `head_learning_rate`, and is the given one in all else."""
+    """A Trainer class that honours `head_learning_rate`, scores every row, and is the given one in all else."""
     namespace = {"__module__": trainer_cls.__module__, "__qualname__": trainer_cls.__qualname__}
-    return type(trainer_cls.__name__, (HeadLearningRateMixin, trainer_cls), namespace)
+    return type(trainer_cls.__name__, (HeadLearningRateMixin, EveryRowMixin, trainer_cls), namespace)
 
 
 def make_callback(make: CallbackFactory) -> TrainerCallback:

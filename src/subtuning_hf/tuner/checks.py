@@ -6,21 +6,26 @@ Knows names and shapes; decides nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from ..errors import AdapterMismatchError, AdapterNameError, ArgumentsError
+from ..errors import AdapterFileError, AdapterMismatchError, AdapterNameError, ArgumentsError
 from .config import SubTuningConfig
+from .head import output_layers
+from .intake import Found
+from .labels import labels_of
 from .layer import BlockLayer
 
 _RESERVED = frozenset(
     {"__base__", "base_layer", "base_model", "model", "modules_to_save", "original_module", "subtuning_blocks"}
 )
 _EMPTY = nn.ModuleDict()
+_SLACK = 4096
 
 
 def check_adapter_name(model: nn.Module, name: str) -> None:
@@ -107,6 +112,60 @@ def adapter_tensors(model: nn.Module, adapter_name: str) -> dict[str, torch.Tens
     return tensors
 
 
+def check_room(model: nn.Module, config: SubTuningConfig) -> None:
+    """
+    Compare what an adapter's file announces with the model, before any room is made for it.
+
+    Only sizes: names and shapes of all tensors are compared when they have been read ([`check_tensors`]), and on the
+    CPU tensors of a file take no memory before. A head of a billion labels and their names would, and so would a file
+    of a terabyte on a GPU.
+
+    Args:
+        model (`torch.nn.Module`): Model without the adapter.
+        config ([`SubTuningConfig`]): As [`SubTuningConfig.from_pretrained`] read it; any other says nothing.
+
+    Raises: [`AdapterMismatchError`]
+    """
+    header: dict[str, Found] | None = config.__dict__.pop("_header", None)
+    if header is None:
+        return
+    names = [*(config.blocks or []), *(config.head or []), *(config.modules_to_save or [])]
+    modules = dict(model.named_modules())
+    if any(name not in modules for name in config.blocks or []):
+        return  # it will be told in better words when blocks are looked for, before room is made for anything
+    for name in config.head or []:
+        if name not in modules:
+            _refuse(model, config, f"it has a head '{name}', which is no module here")
+    room = 0
+    for key, module in modules.items():
+        if any(key == name or (config.task_type and key.endswith(str(name))) for name in names):
+            room += sum(t.numel() for t in module.state_dict().values() if isinstance(t, torch.Tensor))
+    for key, shape in _new_outputs(model, config):
+        found = header.get(f"base_model.model.{key}")
+        if found is None or found.shape != shape:
+            what = "is not in the adapter" if found is None else f"has shape {found.shape} in the adapter"
+            _refuse(model, config, f"tensor '{key}' {what}, and its {shape[0]:,} labels need {shape}")
+        room += math.prod(shape) + shape[0]
+    held = sum(one.numel for one in header.values())
+    if held > 2 * room + _SLACK:
+        _refuse(model, config, f"its file holds {held:,} numbers, and these blocks and heads here {room:,}")
+
+
+def _new_outputs(model: nn.Module, config: SubTuningConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The layers of the head that get another number of outputs than the base's: name of the weight, and its shape."""
+    for name, (path, width) in output_layers(model, config.head or [], labels_of(model).base_count).items():
+        if config.num_labels is None or config.num_labels == width:
+            continue
+        module: Any = model.get_submodule(name)
+        layer = getattr(module, "original_module", module).get_submodule(path)
+        if layer.weight.numel():  # else it is spread over processes
+            yield ".".join(filter(None, [name, path, "weight"])), (config.num_labels, *layer.weight.shape[1:])
+
+
+def _refuse(model: Any, config: SubTuningConfig, problem: str) -> NoReturn:
+    raise AdapterMismatchError(f"{made_for(config)}, and does not fit '{type(bare(model)).__name__}': {problem}.")
+
+
 def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, found: dict[str, torch.Tensor]) -> None:
     """
     Compare the tensors of an adapter's file with those the model has room for.
@@ -117,7 +176,9 @@ def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, 
         adapter_name (`str`): Its name.
         found (`dict[str, torch.Tensor]`): Tensors of the file by their key in the model's state dict.
 
-    Raises: [`AdapterMismatchError`]: If one is missing, has another shape, or has no place.
+    Raises:
+        [`AdapterMismatchError`]: If one is missing, has another shape or another kind of numbers, or has no place.
+        [`AdapterFileError`]: If there is NaN or infinity where the model has none.
     """
     expected = adapter_tensors(model, adapter_name)
     if not any(key in found for key in expected):
@@ -125,7 +186,9 @@ def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, 
         found = {key.removeprefix("base_model.model."): value for key, value in found.items()}
     missing = [key for key in expected if key not in found]
     foreign = [key for key in found if key not in expected]
-    shapes = [key for key in expected if key in found and expected[key].shape != found[key].shape]
+    both = [key for key in expected if key in found]
+    shapes = [key for key in both if expected[key].shape != found[key].shape]
+    kinds = [key for key in both if _kind(expected[key]) != _kind(found[key])]
     if shapes:
         key = shapes[0]
         problem = (
@@ -136,9 +199,41 @@ def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, 
         problem = f"tensor '{_readable(missing[0], adapter_name)}' is not in the adapter ({len(missing)} are missing)"
     elif foreign:
         problem = f"tensor '{_readable(foreign[0], adapter_name)}' has no place in the model ({len(foreign)} have none)"
+    elif kinds:
+        key = kinds[0]
+        problem = (
+            f"tensor '{_readable(key, adapter_name)}' holds {found[key].dtype} in the adapter, which cannot stand for "
+            f"{expected[key].dtype}"
+        )
     else:
+        _check_numbers(config, adapter_name, {key: (expected[key], found[key]) for key in both})
         return
-    raise AdapterMismatchError(f"{made_for(config)}, and does not fit '{type(bare(model)).__name__}': {problem}.")
+    _refuse(model, config, problem)
+
+
+def _check_numbers(
+    config: SubTuningConfig, adapter_name: str, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Refuse NaN and infinity, but where the model itself has some, as in tables of masks."""
+    for key, (here, there) in pairs.items():
+        if not _finite(there) and (here.is_meta or _finite(here)):
+            raise AdapterFileError(
+                f"{made_for(config)}, and holds NaN or infinity in '{_readable(key, adapter_name)}': whatever it was "
+                "trained for, it answers nothing. Train it again, with a lower learning rate or in float32."
+            )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Numbers of one kind can be cast to one another as adapters are; a weight of whole numbers is none."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        return "floating" if tensor.is_floating_point() else "complex"
+    return "bool" if tensor.dtype == torch.bool else "whole"
 
 
 def made_for(config: SubTuningConfig) -> str:

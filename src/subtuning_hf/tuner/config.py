@@ -6,17 +6,19 @@ Knows nothing of any model: names are resolved when the tuner meets one, and the
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
-from peft.utils.constants import DUMMY_TARGET_MODULES, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ..errors import AdapterFileError, ArgumentsError
+from . import intake
 
 
 class SubTuningType(StrEnum):
@@ -79,6 +81,8 @@ class SubTuningConfig(PeftConfig):
     )
 
     def __post_init__(self) -> None:
+        # First of all, since PEFT's classes that load a base take these from the file before anything else is asked.
+        _check_origin(self)
         super().__post_init__()
         self.peft_type = SubTuningType.SUBTUNING  # type: ignore[assignment]
         self.blocks = _check_names("blocks", self.blocks, (str, int))
@@ -92,19 +96,24 @@ class SubTuningConfig(PeftConfig):
 
     def _check_labels(self) -> None:
         if self.id2label is None and self.label2id is not None:
-            if not isinstance(self.label2id, dict):
-                raise ArgumentsError(f"`label2id` must be a dict of str to int, found {self.label2id!r}.")
-            self.id2label = {index: name for name, index in self.label2id.items()}
+            given = self.label2id
+            if not isinstance(given, dict) or not all(type(index) is int for index in given.values()):
+                raise ArgumentsError(f"`label2id` must be a dict of str to int, found {repr(given)[:200]}.")
+            self.id2label = {index: name for name, index in given.items()}
         if self.id2label is None:
             return
         try:
             # JSON turns the keys of a dict into strings.
-            self.id2label = {int(index): str(name) for index, name in self.id2label.items()}
+            names = {int(index): str(name) for index, name in self.id2label.items()}
         except (AttributeError, TypeError, ValueError):
-            raise ArgumentsError(f"`id2label` must map label indices to names, found {self.id2label!r}.") from None
+            found = repr(self.id2label)[:200]
+            raise ArgumentsError(f"`id2label` must map label indices to names, found {found}.") from None
+        if len(names) < len(self.id2label):
+            raise ArgumentsError("`id2label` must name each label once, found an index that is written in two ways.")
+        self.id2label = names
         if self.num_labels is None:
             self.num_labels = len(self.id2label)
-        if sorted(self.id2label) != list(range(self.num_labels)):
+        if len(names) != self.num_labels or sorted(names) != list(range(self.num_labels)):
             raise ArgumentsError(
                 f"`id2label` must name each of the {self.num_labels} labels 0 ... {self.num_labels - 1} once, "
                 f"found the indices {sorted(self.id2label)[:20]}. Make `num_labels` and `id2label` agree."
@@ -118,23 +127,93 @@ class SubTuningConfig(PeftConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any):
-        """Read `adapter_config.json`, and refuse a local folder whose weights cannot belong to it."""
-        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        """
+        Read `adapter_config.json`, and refuse what does not fit together with the weights beside it.
+
+        The weights of an adapter on the Hub are downloaded for that; of their file, only the table of contents is read.
+
+        Args:
+            pretrained_model_name_or_path (`str`): Folder or Hub name.
+            subfolder (`str`, *optional*): Folder in it.
+            kwargs: For `hf_hub_download`, such as `revision` or `token`.
+
+        Raises: [`AdapterFileError`]: If a file is missing, damaged, larger than any adapter's, a link out of the folder
+            or a pickle, has fields that are not known, or does not belong to the other. What is refused here is
+            listed in `tests/tuner/test_hostile.py`.
+        """
+        # PEFT hands on what it was not given as None.
+        hub = {key: value for key, value in cls._split_kwargs(kwargs)[0].items() if value is not None}
+        file, weights = intake.locate(pretrained_model_name_or_path, subfolder, **hub)
+        found = intake.read_object(file)
+        _check_fields(cls, file, found)
         try:
             config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        except (json.JSONDecodeError, UnicodeDecodeError, ArgumentsError) as error:
+        except (ArgumentsError, ValueError, TypeError) as error:
             raise AdapterFileError(
-                f"'{folder / 'adapter_config.json'}' is not the config of a SubTuning adapter: {error} "
-                "Download or save the adapter again."
+                f"'{file}' is not the config of a SubTuning adapter: {error} Download or save the adapter again."
             ) from error
-        if not isinstance(config, cls):
+        _check_labels_agree(file, found, config)
+        header = intake.read_header(weights)
+        if config.blocks is None or config.head is None:
             raise AdapterFileError(
-                f"'{pretrained_model_name_or_path}' holds an adapter of type {config.peft_type!s}, not SUBTUNING. "
-                "Load it with PeftConfig.from_pretrained."
+                f"'{file}' must list `blocks` and `head`, as every adapter that was saved does. Save the adapter again."
             )
-        if folder.is_dir():
-            check_adapter_file(folder, config)
+        intake.check_belongs(weights, header, config.blocks, config.head)
+        config.__dict__["_header"] = header  # what the file holds is compared with the model before room is made for it
         return config
+
+
+def _check_fields(cls: type[SubTuningConfig], file: Path, found: dict[str, Any]) -> None:
+    kind = found.get("peft_type")
+    if kind != SubTuningType.SUBTUNING.value:
+        raise AdapterFileError(
+            f"'{file}' is of an adapter of type {str(kind)[:40]}, not SUBTUNING. Load it with "
+            "PeftConfig.from_pretrained."
+        )
+    known = {one.name for one in dataclasses.fields(cls)}
+    # A later version of PEFT may write fields of its own; while they hold nothing they change nothing.
+    strange = sorted(name for name, value in found.items() if name not in known and value not in (None, {}, [], False))
+    if strange:
+        raise AdapterFileError(
+            f"'{file}' has fields that SubTuningConfig does not know: {', '.join(strange[:5])[:200]}. What they ask "
+            "for would be ignored. Load it with the version that saved it "
+            f"(peft {str(found.get('peft_version'))[:40]}), or take them out if they are of no use."
+        )
+
+
+def _check_labels_agree(file: Path, found: dict[str, Any], config: SubTuningConfig) -> None:
+    names, indices = found.get("id2label"), found.get("label2id")
+    if names is not None and not all(isinstance(name, str) for name in names.values()):
+        raise AdapterFileError(f"'{file}': `id2label` must map label indices to names. Save the adapter again.")
+    if names is not None and indices is not None and indices != config.label2id:
+        raise AdapterFileError(
+            f"'{file}': `label2id` is not the inverse of `id2label`, and one of them would be ignored. Correct it, or "
+            "take `label2id` out."
+        )
+
+
+_LIBRARY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+_OF_TRANSFORMERS = re.compile(r"transformers(\.models(\.\w+)*\.mod(eling|ular)_\w+)?")
+
+
+def _check_origin(config: SubTuningConfig) -> None:
+    """Refuse words on the base that are none: PEFT imports a module and asks for a class by them."""
+    for name in ("base_model_name_or_path", "revision"):
+        value = getattr(config, name)
+        if not (value is None or isinstance(value, (str, os.PathLike))) or "\0" in str(value):
+            raise ArgumentsError(f"`{name}` must be a name or None, found {str(value)[:80]!r}.")
+    mapping = config.auto_mapping
+    if not mapping:
+        return
+    fields = ("base_model_class", "parent_library")
+    if not isinstance(mapping, dict) or set(mapping) != set(fields) or not all(type(mapping[f]) is str for f in fields):
+        raise ArgumentsError(f"`auto_mapping` must name {' and '.join(fields)}, found {str(mapping)[:200]}.")
+    kind, library = mapping["base_model_class"], mapping["parent_library"]
+    if not kind.isidentifier() or kind.startswith("__"):
+        raise ArgumentsError(f"`auto_mapping` must name a class, found {kind[:80]!r}.")
+    pattern = _OF_TRANSFORMERS if library.split(".")[0] == "transformers" else _LIBRARY
+    if not pattern.fullmatch(library):
+        raise ArgumentsError(f"`auto_mapping` must name a module with models in it, found {library[:80]!r}.")
 
 
 def _check_names(name: str, value: Any, kinds: tuple[type, ...]) -> list | None:
@@ -148,35 +227,3 @@ def _check_names(name: str, value: Any, kinds: tuple[type, ...]) -> list | None:
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ArgumentsError(f"`{name}` must hold {expected}, found {item!r} ({type(item).__name__}).")
     return items
-
-
-def check_adapter_file(folder: Path, config: SubTuningConfig) -> None:
-    """
-    Compare the header of a local adapter's weights with its config, reading no tensor.
-
-    Raises: [`AdapterFileError`]: If the file is missing, damaged, a pickle, or lacks a block or head of the config.
-    """
-    path = folder / SAFETENSORS_WEIGHTS_NAME
-    if not path.is_file():
-        if (folder / "adapter_model.bin").exists():
-            raise AdapterFileError(
-                f"'{folder}' holds its weights as a pickle (adapter_model.bin), which can run code when loaded and "
-                f"is never read. Ask for a {SAFETENSORS_WEIGHTS_NAME}."
-            )
-        raise AdapterFileError(f"'{folder}' has an adapter_config.json but no {SAFETENSORS_WEIGHTS_NAME}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise AdapterFileError(
-            f"'{path}' cannot be read: {error}. It is truncated or not a safetensors file: download or save the "
-            "adapter again."
-        ) from error
-    owners = [f"base_model.model.{name}.subtuning_blocks." for name in config.blocks or []]
-    owners += [f"base_model.model.{name}." for name in config.head or []]
-    for owner in owners:
-        if not any(key.startswith(owner) for key in keys):
-            raise AdapterFileError(
-                f"'{path}' does not belong to the adapter_config.json beside it: the config names '{owner}*', the "
-                f"file holds {len(keys)} tensors such as {keys[:3]}. Save the adapter again."
-            )

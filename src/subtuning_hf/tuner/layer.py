@@ -7,13 +7,13 @@ Knows nothing of where it sits in a model.
 from __future__ import annotations
 
 import warnings
-from copy import deepcopy
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
+from .floating import floating_copy
 from .grads import needs_grad, require_grad
 from .mixed import mixed_forward
 
@@ -69,7 +69,7 @@ class BlockLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, inference_mode: bool = False) -> None:
         """Give an adapter its own copy of the original."""
-        copy = deepcopy(self.original)
+        copy = floating_copy(self.original)
         copy.train(self.training)
         self.subtuning_blocks[adapter_name] = copy
         # A new adapter is not active until set: `set_adapter` of the model decides.

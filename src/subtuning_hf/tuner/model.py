@@ -18,7 +18,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from . import modes
-from .checks import bare, check_adapter_name, check_finite, check_present, check_tensors
+from .checks import bare, check_adapter_name, check_finite, check_present, check_room, check_tensors
 from .config import SubTuningConfig
 from .head import TaskModuleWrapper, initialise_output, output_layers
 from .labels import labels_of
@@ -63,6 +63,7 @@ class SubTuningModel(BaseTuner):
         waits = given_fields(config)["base_architecture"] is not None
         disabled = any(module.disable_adapters for _, _, module in _wrapped(model))
         try:
+            check_room(model, config)
             resolve_config(model, config, {n: c for n, c in configs.items() if n != adapter_name})
             check_present(model, [*config.blocks, *config.head, *extra_modules(config)])
             self._injecting = adapter_name

@@ -36,7 +36,9 @@ def freeze_modes(model: nn.Module) -> None:
             checkpointed.append(module)
     for module in model.modules():
         if module not in live:
-            module.training = False
+            # Trainer's NEFTune adds noise where embeddings are in training mode, which is all the mode of one does.
+            noisy = isinstance(module, nn.Embedding) and hasattr(module, "neftune_noise_alpha")
+            module.training = noisy
     for module in checkpointed:
         function = getattr(module, "_gradient_checkpointing_func", None)
         if function is None:
