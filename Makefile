@@ -55,5 +55,5 @@ $(VENV)/.installed-docs: $(DEPS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(DEPS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plots,demo,timm,test,quality]'
-	@touch $@ $(VENV)/.installed-demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plots,demo,timm,docs,test,quality]'
+	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs

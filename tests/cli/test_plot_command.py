@@ -181,7 +181,7 @@ def test_a_search_that_predicts_is_drawn_without_a_ladder(tmp_path, capsys, monk
     (seen,) = called(monkeypatch, "plot_profile", predicting(tmp_path, trained=4))
     assert seen["selection"] == (NAMES[3],) and not seen["ordered"]
     assert draw(tmp_path) == 0
-    assert drawn(tmp_path) == ["pareto.png", "profile.png", "timeline.png"]
+    assert drawn(tmp_path) == ["pareto.png", "profile.png", "profile_predicted.png", "timeline.png"]
     assert "ladder: a search by kernel predicts, and climbs no ladder" in capsys.readouterr().out
 
 
@@ -198,6 +198,21 @@ def test_a_search_that_trained_nothing_says_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "timeline: the search predicted and trained nothing" in said and "args.search_budget" in said
     assert all(f"{what}: " in said for what in plot.WHAT) and not drawn(tmp_path)
+
+
+def test_what_was_predicted_is_drawn_where_nothing_was_trained(tmp_path, monkeypatch):
+    study = study_of(NAMES, WORTH, [], folds=2)
+    spec = SearchSpec(strategy="short-profile", budget=1.0)
+    scores = {Candidate(()): -2.0, **{Candidate((name,)): -1.0 - place for place, name in enumerate(NAMES)}}
+    predictions = tuple(Predicted(candidate, (score,)) for candidate, score in scores.items())
+    chosen = Candidate((NAMES[0],))
+    with Journal.open(tmp_path / "journal", study.spec) as journal:
+        journal.append(ProposalRun(spec, predictions, (chosen,), (), 1.0, 1.0, 1.0, 2.0))
+        journal.append(spec)
+    (seen,) = called(monkeypatch, "plot_predictions", tmp_path)
+    assert seen["selection"] == (NAMES[0],) and seen["strategy"] == "short-profile"
+    assert draw(tmp_path) == 0
+    assert drawn(tmp_path) == ["profile_predicted.png"]
 
 
 def test_an_exact_search_beside_it_comes_first(tmp_path):

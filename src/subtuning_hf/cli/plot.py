@@ -189,7 +189,10 @@ def _profile(material: Material, asked: bool) -> Iterator[Drawing]:
     from ..plots import plot_profile
     from ..search.space import windows
 
-    profile = material.profile()
+    profile, predicted = material.profile(), list(_predicted(material))
+    yield from predicted
+    if not profile.rows and predicted:
+        return
     if not profile.rows:
         raise Lacking("no block alone was trained on all folds. Make it: subtuning profile --config RECIPE")
     known, result = {row.label for row in profile.rows}, material.chosen
@@ -203,6 +206,21 @@ def _profile(material: Material, asked: bool) -> Iterator[Drawing]:
         if len(runs.rows) > 2 and not runs.missing:
             title = f"Finetuning profile of {size} blocks"
             yield f"profile_windows-{size}", partial(plot_profile, runs, full_finetuning=full, title=title)
+
+
+def _predicted(material: Material) -> Iterator[Drawing]:
+    """What searches predicted of single blocks, where that is more than one."""
+    from ..plots import plot_predictions
+    from ..search.profile import predicted_profile
+
+    runs = [(run, result) for result in material.results.values() if (run := result.proposal) is not None]
+    for run, result in runs:
+        profile = predicted_profile(material.study.spec, run)
+        if len(profile.rows) > 1:
+            known = {row.label for row in profile.rows}
+            marks = tuple(name for name in result.blocks if name in known)
+            name = "profile_predicted" if len(runs) == 1 else f"profile_predicted_{run.search.strategy}"
+            yield name, partial(plot_predictions, profile, selection=marks, strategy=run.search.strategy)
 
 
 def _ladder(material: Material, asked: bool) -> Iterator[Drawing]:

@@ -278,4 +278,5 @@ def _alt(material: Material, what: str, name: str, draw: Any) -> str:
     drawn = draw.args[0]
     if what == "ladder":
         return words.ladder_alt(drawn)
-    return words.profile_alt(drawn, material.chosen if name == "profile" else None)
+    marked = name == "profile" or name.startswith("profile_predicted")
+    return words.profile_alt(drawn, material.chosen if marked else None)

@@ -9,7 +9,7 @@ from .latency import plot_latency
 from .names import short_names
 from .pairs import plot_pairs
 from .pareto import plot_pareto
-from .profile import Reference, plot_profile
+from .profile import Reference, plot_predictions, plot_profile
 from .style import save_figure
 from .timeline import plot_timeline
 
@@ -19,6 +19,7 @@ __all__ = [
     "plot_latency",
     "plot_pairs",
     "plot_pareto",
+    "plot_predictions",
     "plot_profile",
     "plot_timeline",
     "save_figure",

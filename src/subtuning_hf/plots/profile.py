@@ -91,6 +91,43 @@ def plot_profile(
     return finish(figure, axes, colours, title, subtitle or _subtitle(bars, kind, probe is not None, ordered))
 
 
+def plot_predictions(
+    profile: Profile,
+    *,
+    selection: Sequence[str] = (),
+    strategy: str | None = None,
+    title: str = "Predicted profile",
+    theme: str = "light",
+) -> Figure:
+    """
+    Draw what a search predicted of each block alone.
+
+    Args:
+        profile ([`Profile`]): From [`predicted_profile`].
+        selection (`Sequence[str]`, *optional*): Blocks the search chose.
+        strategy (`str`, *optional*): How they were predicted.
+        title (`str`, *optional*): Heading.
+        theme (`str`, *optional*, defaults to `"light"`): `"light"` or `"dark"`.
+
+    Returns: `matplotlib.figure.Figure`: for [`save_figure`].
+    Raises: as [`plot_profile`].
+    """
+    by = f" by {strategy}" if strategy else ""
+    lines = [f"one block and the head at a time, predicted{by}; a bar starts at the head alone"]
+    if selection:
+        lines.append("strong colour: the blocks that the search chose")
+    return plot_profile(
+        profile,
+        selection=selection,
+        metric="predicted score, on a scale of its own",
+        percent=False,
+        title=title,
+        subtitle="\n".join(lines),
+        theme=theme,
+        ordered=False,
+    )
+
+
 def _bars(profile: Profile, selection: Sequence[str]) -> list[_Bar]:
     if not profile.rows:
         raise ArgumentsError("The profile has no rows: run `trainer.search()` or `trainer.profile()` to its end first.")

@@ -62,17 +62,15 @@ def prediction_table(result: SearchResult) -> str:
     # A larger selection of which a part is predicted to be as good says nothing.
     telling = [row for row in rows if row["num_evaluations"] or not _adds_nothing(row, rows)]
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
+    measured = bool(run.units)  # else nothing was to be trained, and those columns would be empty
     lines = [
         text_table(
-            [*_HEADINGS[:2], result.metric, *_HEADINGS[2:], *["latency"] * (serving is not None)],
+            [*_HEADINGS[:2], *[result.metric, *_HEADINGS[2:]] * measured, *["latency"] * (serving is not None)],
             [
                 [
                     " + ".join(row["blocks"]) or "head only",
                     decimal(row["predicted"]),
-                    decimal(None if row["measured"] is None else sign * row["measured"]),
-                    "" if row["trainable_parameters"] is None else count(row["trainable_parameters"]),
-                    count(row["num_evaluations"]) if row["num_evaluations"] else "",
-                    seconds(row["seconds"]) if row["num_evaluations"] else "",
+                    *_measured(row, sign) * measured,
                     *([] if serving is None else [f"+{serving.relative(row['blocks']):.2f}"]),
                 ]
                 for row in shown
@@ -91,6 +89,19 @@ def prediction_table(result: SearchResult) -> str:
         f"Chosen: {chosen}.",
     ]
     return "\n".join(lines)
+
+
+def _measured(row: dict[str, Any], sign: int) -> list[str]:
+    """Cells of what was trained."""
+    if not row["num_evaluations"]:
+        return [""] * 4
+    score, parameters = row["measured"], row["trainable_parameters"]
+    return [
+        decimal(None if score is None else sign * score),
+        "" if parameters is None else count(parameters),
+        count(row["num_evaluations"]),
+        seconds(row["seconds"]),
+    ]
 
 
 def _adds_nothing(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:

@@ -18,6 +18,8 @@ from .tables import count, decimal, seconds, text_table, to_frame
 if TYPE_CHECKING:
     import pandas
 
+    from .proposals import ProposalRun
+
 Repeats = tuple[tuple[Evaluation, ...], ...]
 
 
@@ -129,6 +131,43 @@ class Profile:
                 for row in shown
             ],
         )
+
+
+def predicted_profile(spec: StudySpec, run: ProposalRun) -> Profile:
+    """
+    What a search predicted of each block alone, in the form of a profile.
+
+    Args:
+        spec ([`StudySpec`]): The study.
+        run ([`ProposalRun`]): What was predicted.
+
+    Returns: [`Profile`]: scores are predicted ones, which have a scale of their own; `missing` holds blocks that the
+        search did not ask for alone.
+    """
+    head = run.predicted(HEAD_ONLY)
+    sizes = {block.name: block.num_parameters for block in spec.blocks}
+    rows, missing = [], []
+    for candidate in (HEAD_ONLY, *windows(list(sizes))):
+        found = run.predicted(candidate)
+        if found is None:
+            missing.append(candidate)
+            continue
+        rows.append(
+            ProfileRow(
+                candidate=candidate,
+                mean=found.score,
+                spread=None,
+                standard_error=found.standard_error or None,
+                gain=None if head is None else found.score - head.score,
+                gain_standard_error=None,
+                num_parameters=sum(sizes[name] for name in candidate.blocks),
+                trainable_parameters=0,
+                seconds=0.0,
+            )
+        )
+    alone = tuple(row for row in rows if row.candidate != HEAD_ONLY)
+    first = next((row for row in rows if row.candidate == HEAD_ONLY), None)
+    return Profile("predicted score", True, 1, first, alone, tuple(one for one in missing if one != HEAD_ONLY))
 
 
 def profile_of(

@@ -19,6 +19,8 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..hub.card import Picture
+from ..search.journal import Study
+from ..search.profile import predicted_profile
 from ..search.result import SearchResult
 from .arguments import GreedySubTuningArguments
 from .identity import EXCLUDED, describe
@@ -84,13 +86,14 @@ def listed(value: str | Sequence[str] | None) -> list[str]:
 
 
 # --- pictures -------------------------------------------------------------------------------
-def draw_pictures(result: SearchResult | None, folder: Path) -> list[Picture]:
+def draw_pictures(result: SearchResult | None, folder: Path, study: Study | None = None) -> list[Picture]:
     """
-    The profile and the ladder as PNG, where there is something to draw, and matplotlib to draw it.
+    What was predicted, the profile and the ladder as PNG, where there is something to draw, and matplotlib to draw it.
 
     Args:
         result ([`SearchResult`], *optional*): The search.
         folder (`Path`): Where the card will be.
+        study ([`Study`], *optional*): Its journal.
 
     Returns: `list[Picture]`
     """
@@ -101,7 +104,14 @@ def draw_pictures(result: SearchResult | None, folder: Path) -> list[Picture]:
     except ImportError:
         logger.info("The model card has no pictures: matplotlib is not installed (`pip install subtuning-hf[plots]`).")
         return []
-    drawn = []
+    drawn: list[tuple[Any, str, str]] = []
+    if result.proposal is not None and study is not None:
+        predicted = predicted_profile(study.spec, result.proposal)
+        known = {row.label for row in predicted.rows}
+        if len(known) > 1:
+            marked = [name for name in result.blocks if name in known]
+            figure = plots.plot_predictions(predicted, selection=marked, strategy=result.proposal.search.strategy)
+            drawn.append((figure, "prediction.png", "Predicted score of each block alone, on a scale of its own"))
     if len(result.profile.rows) > 1:
         known = {row.label for row in result.profile.rows}
         marked = [name for name in result.blocks if name in known]

@@ -166,7 +166,7 @@ class PublishingMixin(_Base):
             return
         facts = self._facts(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        cards.write_card(cards.model_card(facts, draw_pictures(facts.result, folder)), folder)
+        cards.write_card(cards.model_card(facts, draw_pictures(facts.result, folder, facts.study)), folder)
 
     def _facts(self, folder: Path) -> CardFacts:
         """All that is known of the trained adapter."""
