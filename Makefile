@@ -11,7 +11,7 @@ DEPS := setup.cfg pyproject.toml
 SRC  := src tests benchmarks recipes docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow docs quality clean
+.PHONY: help demo test test-slow test-lowest docs quality clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: $(VENV)/.installed-dev  ## all tests but those marked slow
 test-slow: $(VENV)/.installed-dev  ## the slow ones: several processes, whole commands
 	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses=8 -m slow $(ARGS)
 
+test-lowest:  ## the fast tests with the oldest versions that setup.cfg allows, in .venv-lowest
+	@test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[plots,demo,timm,test]'
+	.venv-lowest/bin/python -m pytest -n $(JOBS) --maxprocesses=8 -m "not slow" $(ARGS)
+
 docs: $(VENV)/.installed-docs  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
 
@@ -33,7 +39,7 @@ quality: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment, caches and demo output
-	rm -rf $(VENV) build dist site src/*.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-lowest build dist site src/*.egg-info demo_output .pytest_cache .ruff_cache .mypy_cache
 	find $(SRC) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The version is checked before anything is created, so that a failure leaves nothing behind.

@@ -13,6 +13,13 @@ def flat(parts):
     return [*parts.stem, *(name for names in parts.blocks.values() for name in names), *parts.head]
 
 
+def meta(toy):
+    try:
+        return toy.build_meta()
+    except NotImplementedError as error:  # torch 2.7 and 2.8 cannot build timm's RegNet so
+        pytest.skip(f"the meta device of this torch lacks an operation: {str(error)[:60]}")
+
+
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_each_parameter_exactly_once(toy):
     model = toy.build()
@@ -24,12 +31,12 @@ def test_each_parameter_exactly_once(toy):
     assert {p for p in flat(parts) if p.startswith(tuple(f"{name}." for name in toy.head))} == set(parts.head)
     assert bool(parts.head) == toy.has_head
     assert parts.stem
-    assert partition(model) == parts == partition(toy.build_meta())
+    assert partition(model) == parts == partition(meta(toy))
 
 
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_sizes_add_up(toy):
-    model = toy.build_meta()
+    model = meta(toy)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     parts = partition(model)
     for block in find_blocks(model):

@@ -207,7 +207,9 @@ def load_inputs(model: Any, base: str, revision: str | None, adapter: Path) -> I
     named = str(adapter) if own else settings.processor if settings is not None else None
     size, most = (settings.image_size, settings.max_length) if settings is not None else (None, None)
     folder = Path(base)
-    if named is None and folder.is_dir() and not any((folder / n).is_file() for n in (*_TOKENIZER, *_PROCESSOR)):
+    files = any((folder / name).is_file() for name in (*_TOKENIZER, *_PROCESSOR))
+    # Models of timm have no file for it: their configuration says how images are made.
+    if named is None and folder.is_dir() and not files and getattr(model.config, "model_type", "") != "timm_wrapper":
         return None
     processor = load_processor(base, revision, PreprocessingSection(named, size, most), text)
     return Texts(processor, _longest(most, processor, model)) if text else Images(processor)

@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from .._version import __version__
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(command)
+    # PEFT asks transformers by an old name; nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     options = command.parse_intermixed_args(chosen.rest)  # overrides may stand before, between and after options
     try:
         code = module.run(options) or 0

@@ -235,8 +235,10 @@ def _pictures(material: Material, notes: list[str]) -> dict[str, list[Picture]]:
     for what, section in _SECTIONS.items():
         try:
             drawings = list(PICTURES[what](material, False))
-            shown = [_picture(material, what, *drawing) for drawing in drawings[:MOST_PICTURES]]
-            found.setdefault(section, []).extend(shown)
+            shown = drawings[:MOST_PICTURES]
+            for name, draw in shown:
+                place = "predictions" if name.startswith("profile_predicted") else section
+                found.setdefault(place, []).append(_picture(material, what, name, draw))
             if len(shown) < len(drawings):
                 left = len(drawings) - len(shown)
                 notes.append(f"{left} more pictures of the {what} are left out; `subtuning plot` draws them.")

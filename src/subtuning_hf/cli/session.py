@@ -120,6 +120,8 @@ def build_arguments(recipe: Recipe, dry_run: bool = False) -> Any:
 
     Raises: [`RecipeError`]: If `output_dir` is missing, or a field is unknown or out of range.
     """
+    import torch
+
     from ..training import GreedySubTuningArguments
     from .strict import check_arguments
 
@@ -135,6 +137,7 @@ def build_arguments(recipe: Recipe, dry_run: bool = False) -> Any:
         # average their loss themselves, BERT among them, by the number of processes.
         "average_tokens_across_devices": False,
         "disable_tqdm": False,  # whatever the libraries' log level is
+        "dataloader_pin_memory": torch.accelerator.is_available(),  # without one, torch warns at every data loader
         "dry_run": dry_run,
     }
     if "metric_for_best_model" in values:

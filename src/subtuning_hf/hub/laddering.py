@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..search.journal import Study
+from ..search.predictions import adds_nothing
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
 from .markdown import code, number, plural, table, text
@@ -51,10 +52,8 @@ def story(result: SearchResult, study: Study | None, pictures: str = "") -> list
 def _kind(result: SearchResult) -> str:
     if result.proposal is not None:
         strategy = code(result.proposal.search.strategy)
-        return (
-            f"A search that predicts (strategy {strategy}): the score of selections was predicted cheaply, then the "
-            "best predicted few were trained and compared."
-        )
+        then = ", then the best predicted few were trained and compared" if result.proposal.units else ""
+        return f"A search that predicts (strategy {strategy}): the score of selections was predicted cheaply{then}."
     if result.parts:
         return "Two greedy searches, one adding blocks and one removing them; the better result was taken."
     return _KINDS[result.rounds[0].direction]
@@ -120,7 +119,9 @@ def _gain(row: LadderRow) -> str:
 def _predictions(result: SearchResult) -> str:
     sign = 1 if result.greater_is_better else -1
     rows = result.to_rows()
-    shown = [row for place, row in enumerate(rows) if row["num_evaluations"] or place < _MOST_SHOWN]
+    # A selection that is predicted like a part of it says nothing more.
+    telling = [row for row in rows if row["num_evaluations"] or not adds_nothing(row, rows)]
+    shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     cells = [
         [
             " + ".join(map(code, row["blocks"])) or "head only",
@@ -159,8 +160,9 @@ def _cost(result: SearchResult) -> str:
         made += f", as long as {cost.full_trainings:.2f} full ones"
     if run is None:
         return f"Cost of the search: {made}, processes added up."
+    then = f", then {made}" if run.units else ""
     return (
-        f"Cost of the search: predictions in {run.seconds:,.1f} s, then {made}. In arithmetic it was planned at "
+        f"Cost of the search: predictions in {run.seconds:,.1f} s{then}. In arithmetic it was planned at "
         f"{run.planned:.2f} full fine-tunes, {run.fine_tunes:.2f} of them to predict."
     )
 

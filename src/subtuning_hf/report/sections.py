@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SubTuningError
 from ..search.finals import summarise
-from ..search.predictions import prediction_rows
+from ..search.predictions import adds_nothing, prediction_rows
 from ..search.profile import ProfileRow
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
@@ -165,6 +165,8 @@ def predictions(facts: ReportFacts) -> Html:
         assert run is not None
         trained = [each for each in facts.study.evaluations if each.unit in set(run.units)]
         rows = prediction_rows(run, trained)
+        # A selection that is predicted like a part of it says nothing more.
+        rows = [row for row in rows if row["num_evaluations"] or not adds_nothing(row, rows)]
         shown = [row for place, row in enumerate(rows) if row["num_evaluations"] or place < MOST]
         cells = [_predicted(facts, row) for row in shown]
         chosen = set(result.blocks) if result is not None else None
@@ -186,7 +188,7 @@ def predictions(facts: ReportFacts) -> Html:
         ]
         if result is not None:
             pieces.append(tag("p", tag("strong", "How it ended: "), clipped(result.reason, 1500)))
-    return section("predictions", "Predicted and measured", *pieces)
+    return section("predictions", "Predicted and measured", figures(facts, "predictions") if pieces else None, *pieces)
 
 
 def _left(number_left: int) -> Html | None:

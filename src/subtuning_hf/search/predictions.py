@@ -60,7 +60,7 @@ def prediction_table(result: SearchResult) -> str:
     sign = 1 if result.greater_is_better else -1
     rows = prediction_rows(run, result.confirmations)
     # A larger selection of which a part is predicted to be as good says nothing.
-    telling = [row for row in rows if row["num_evaluations"] or not _adds_nothing(row, rows)]
+    telling = [row for row in rows if row["num_evaluations"] or not adds_nothing(row, rows)]
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     measured = bool(run.units)  # else nothing was to be trained, and those columns would be empty
     lines = [
@@ -104,9 +104,15 @@ def _measured(row: dict[str, Any], sign: int) -> list[str]:
     ]
 
 
-def _adds_nothing(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+def adds_nothing(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    """
+    Whether a part of a selection of several blocks is predicted to be as good.
+
+    Args:
+        row (`dict`), rows (`list[dict]`): Of [`prediction_rows`].
+    """
     blocks = set(row["blocks"])
-    return any(set(other["blocks"]) < blocks and other["predicted"] >= row["predicted"] for other in rows)
+    return len(blocks) > 1 and any(set(other["blocks"]) < blocks and other["predicted"] >= row["predicted"] for other in rows)
 
 
 def _trainings(result: SearchResult, run: ProposalRun) -> str:
