@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from subtuning_hf.plots.style import save_figure
+from subtuning_hf.search.specs import STRATEGIES
 from subtuning_hf.search.tables import text_table
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -230,10 +231,16 @@ def main() -> None:
     options = parser.parse_args()
     truths, methods = judged(options.results)
     choices = lines_of(options.results / "choices.jsonl")
+    default = [one for one in choices if one["strategy"] == STRATEGIES[1]]
+    names = dict.fromkeys(one["strategy"] for one in choices if one["strategy"] != STRATEGIES[1])
+    others = [
+        f"### {name}\n\n```\n{choice_table([one for one in choices if one['strategy'] == name])}\n```\n"
+        for name in names
+    ]
     rates = options.results / "rates.md"
     keys = list(truths)
     regret, picked = leave_one_out(methods, keys)
-    leading = ["short profile 0.5", "swap 0.5", "one-shot 0.5", "kernel", "statistics"]
+    leading = ["short profile, two rounds", "short profile 0.5", "swap 0.5", "one-shot 0.5", "kernel", "statistics"]
     how = ", ".join(f"{name} {count} times" for name, count in picked.items())
     text = "\n".join(
         [
@@ -244,7 +251,8 @@ def main() -> None:
             "\n![Regret of the first choice against the price of each method](proxies.png)",
             f"\nChosen on all other settings, the method loses {regret:.1f} points on the one left out ({how}).",
             f"\n## Setting by setting: Spearman / regret\n\n```\n{setting_table(truths, methods, leading)}\n```",
-            f"\n## The search that predicts, against the exact one\n{CHOICES}\n```\n{choice_table(choices)}\n```\n",
+            f"\n## The search that predicts, against the exact one\n{CHOICES}\n```\n{choice_table(default)}\n```\n",
+            *others,
             f"## Other learning rates\n\n{rates.read_text(encoding='utf-8')}" if rates.exists() else "",
         ]
     )
