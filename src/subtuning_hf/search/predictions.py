@@ -112,7 +112,8 @@ def adds_nothing(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
         row (`dict`), rows (`list[dict]`): Of [`prediction_rows`].
     """
     blocks = set(row["blocks"])
-    return len(blocks) > 1 and any(set(other["blocks"]) < blocks and other["predicted"] >= row["predicted"] for other in rows)
+    parts = [other for other in rows if set(other["blocks"]) < blocks]
+    return len(blocks) > 1 and any(part["predicted"] >= row["predicted"] for part in parts)
 
 
 def _trainings(result: SearchResult, run: ProposalRun) -> str:
