@@ -146,8 +146,8 @@ def _tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[s
         ]
         gap = ""
         if gaps:
-            error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-            gap = f"{statistics.fmean(gaps):+.1f} ± {error:.1f}"
+            error = f" ± {statistics.stdev(gaps) / math.sqrt(len(gaps)):.1f}" if len(gaps) > 1 else ""
+            gap = f"{statistics.fmean(gaps):+.1f}{error}"
         lines.append(f"| {name} | " + " | ".join([*counts, gap, *(f"{ratio:.2f}" for ratio in ratios)]) + " |")
     words = "The last four columns are medians of ratios to SubTuning's; ± is the standard error over settings."
     return [*lines, "", words]
