@@ -209,9 +209,9 @@ def test_what_was_predicted_is_drawn_where_nothing_was_trained(tmp_path, monkeyp
     with Journal.open(tmp_path / "journal", study.spec) as journal:
         journal.append(ProposalRun(spec, predictions, (chosen,), (), 1.0, 1.0, 1.0, 2.0))
         journal.append(spec)
-    (seen,) = called(monkeypatch, "plot_predictions", tmp_path)
-    assert seen["selection"] == (NAMES[0],) and seen["strategy"] == "short-profile"
+    seen = called(monkeypatch, "plot_predictions")
     assert draw(tmp_path) == 0
+    assert seen[0]["selection"] == (NAMES[0],) and seen[0]["strategy"] == "short-profile"
     assert drawn(tmp_path) == ["profile_predicted.png"]
 
 
