@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -31,55 +32,73 @@ if TYPE_CHECKING:
 _RIDGES = (1e-4, 1.0)
 
 
-class FittedProbe(Method):
-    """Softmax regression on what goes into the head, by L-BFGS: a linear probe trained to its end."""
+class _Fitted(Method):
+    """A head fitted to features of the frozen model."""
 
-    name = "LP, fitted"
     blocks = ()
+
+    @property
+    @abstractmethod
+    def reader(self) -> Any:
+        """What reads the features."""
 
     def key(self) -> dict[str, Any]:
         return {"method": self.name}
+
+    @abstractmethod
+    def choose(self, features: Tensor, labels: Tensor, classes: int, settings: Settings) -> Tensor:
+        """Which features the head is fitted to, by number."""
+
+    def run(self, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset) -> dict[str, Any]:
+        return _run(self, task, settings, seed, rows, scored)
+
+
+class FittedProbe(_Fitted):
+    """Softmax regression on what goes into the head, by L-BFGS: a linear probe trained to its end."""
+
+    name = "LP, fitted"
+
+    @property
+    def reader(self) -> Any:
+        """What reads the features."""
+        return _HeadInputs
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
         return {"ridge": between(point[0], *_RIDGES)}
 
-    def run(self, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset) -> dict[str, Any]:
-        return _run(self, task, settings, seed, rows, scored, _HeadInputs)
-
     def choose(self, features: Tensor, labels: Tensor, classes: int, settings: Settings) -> Tensor:
-        """Which features the head is fitted to: all."""
+        """All."""
         return torch.arange(features.shape[1])
 
 
-class HeadToToe(Method):
+class HeadToToe(_Fitted):
     """Features of all blocks, averaged over positions; those that a first fit leans on most, and a head on these."""
 
     name = "Head2Toe"
-    blocks = ()
 
-    def key(self) -> dict[str, Any]:
-        return {"method": self.name}
+    @property
+    def reader(self) -> Any:
+        """What reads the features."""
+        return _AllBlocks
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
         return {"ridge": between(point[0], *_RIDGES), "share": between(point[1], 0.02, 1.0)}
 
-    def run(self, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset) -> dict[str, Any]:
-        return _run(self, task, settings, seed, rows, scored, _AllBlocks)
-
     def choose(self, features: Tensor, labels: Tensor, classes: int, settings: Settings) -> Tensor:
-        """Which features the head is fitted to: the share with the largest weights in a fit to all."""
+        """The share with the largest weights in a fit to all."""
         weight, _ = fit_head(features, labels, classes, settings["ridge"])
         leaned_on = (weight * features.std(0)).norm(dim=0)
         return leaned_on.topk(max(int(settings["share"] * len(leaned_on)), 1)).indices
 
 
 def _run(
-    method: Any, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset, reader: Any
+    method: _Fitted, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset
 ) -> dict[str, Any]:
     start, memory = time.perf_counter(), PeakMemory()
     set_seed(seed)
     model = copy.deepcopy(task.model).eval()
-    (x, y), (x_new, y_new) = (_read(model, task, part, reader) for part in (task.to_learn(rows), task.to_score(scored)))
+    parts = (task.to_learn(rows), task.to_score(scored))
+    (x, y), (x_new, y_new) = (_read(model, task, part, method.reader) for part in parts)
     classes = Features(model, find_head(model)).outputs
     chosen = method.choose(x, y, classes, settings)
     weight, bias = fit_head(x[:, chosen], y, classes, settings["ridge"])
