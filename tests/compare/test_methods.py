@@ -212,6 +212,16 @@ def test_the_default_search_is_compared_too(tmp_path):
     assert found.rows[0]["spread"] is None and found.rows[0]["against"]["over_seeds"] is None
 
 
+def test_rules_of_exact_searches_do_not_stop_the_default_one():
+    few = {"num_trials": 1, "num_seeds": 1, "num_folds": 2}
+    rules = {"min_gain": 0.01, "max_blocks": 1}
+    found = compare(
+        make_task(epochs=12), ["SubTuning", "SubTuning, exact"], learning_rate=1e-2, search_arguments=rules, **few
+    )
+    words = {row["method"]: row["choosing"]["words"] for row in found.rows}
+    assert "short-profile" in words["SubTuning"] and "0.01" in words["SubTuning, exact"]
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

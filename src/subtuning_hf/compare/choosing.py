@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .task import Task
 
 _GROUPS = 4
+# Rules of exact searches, which searches that predict refuse: their scores have a scale of their own.
+_EXACT_ONLY = ("min_gain", "pruner")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class GreedySearch(Chooser):
 
     Args:
         name (`str`, *optional*), strategy (`str`, *optional*): By default the default search.
-        arguments (`dict`, *optional*): Further [`GreedySubTuningArguments`].
+        arguments (`dict`, *optional*): Further [`GreedySubTuningArguments`]. `min_gain` and `pruner`, the
+            comparison's included, hold for the exact search only.
     """
 
     name: str = "SubTuning"
@@ -82,6 +85,9 @@ class GreedySearch(Chooser):
 
         task = bench.task
         folder = bench.folder / f"search-{self.strategy}" if bench.folder else None
+        asked = {**bench.search_arguments, **self.arguments}
+        if self.strategy != "exact":
+            asked = {name: value for name, value in asked.items() if name not in _EXACT_ONLY}
         with bench.scratch(folder) as output_dir:
             arguments = GreedySubTuningArguments(
                 **{
@@ -99,8 +105,7 @@ class GreedySearch(Chooser):
                     "learning_rate": bench.learning_rate,
                     "head_learning_rate": bench.middle["head_factor"] * bench.learning_rate,
                     "strategy": self.strategy,
-                    **bench.search_arguments,
-                    **self.arguments,
+                    **asked,
                 }
             )
             trainer = GreedySubTuningTrainer(
