@@ -42,6 +42,7 @@ SETTINGS = {
         Setting("contrast-100", "resnet20", "cifar10_c_sev5/contrast", 100, 20, *_IMAGE),
         Setting("digits-100", "resnet20", "sign_digits", 100, 20, *_IMAGE, 500),
         Setting("noise-100", "resnet20", "cifar10_c_sev5/gaussian_noise", 100, 20, *_IMAGE),
+        Setting("mobilenet-digits-200", "mobilenet", "sign_digits", 200, 8, 16, 2e-3, 500),
         Setting("cifar100-600", "resnet20", "cifar100", 600, 10, *_IMAGE, classes=20),
         Setting("trec6-300", "minilm", "trec6", 300, 6, *_TEXT, 500),
         Setting("deep-contrast-300", "resnet32", "cifar10_c_sev5/contrast", 300, 12, *_IMAGE),

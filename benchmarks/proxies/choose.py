@@ -7,7 +7,8 @@ For each setting whose exact profile is known: the search with predictions, one 
 process, and then the selections of both searches trained on all training rows with several seeds, the same for both,
 and scored on test rows that chose nothing. The exact search's selection is that of its greedy search where that was
 run, else the best single block. One line for each (setting, seed) is appended to `choices.jsonl`; what is there already
-is left out.
+is left out. With `--times` only the clock is read: search and full fine-tune in turn, one line for each in
+`times.jsonl`, which the report prefers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 import transformers
 
+from subtuning_hf.compare import Task
 from subtuning_hf.search.greedy import replay
 from subtuning_hf.search.journal import read_study
 from subtuning_hf.search.records import SearchSpec
@@ -42,24 +44,43 @@ def exact_choice(folder: Path, setting: Setting) -> tuple[str, ...] | None:
     return state.selection.blocks if state.finished else None
 
 
+def in_turn(options: argparse.Namespace, setting: Setting, seed: int, task: Task, folder: Path) -> tuple[Any, ...]:
+    """Full fine-tune and search, one after the other, several times: trainer, result, seconds of both."""
+    most = 1 if options.same_bound and not setting.greedy else MAX_BLOCKS
+    tuned, searched = [], []
+    for repeat in range(options.repeats):  # each in a folder of its own: a journal knows the answer
+        trainer = make_trainer(setting, task, folder / str(repeat), seed, strategy=options.strategy, max_blocks=most)
+        tuned.append(full_fine_tune(task, setting, seed))
+        started = time.perf_counter()
+        result = trainer.search()
+        searched.append(time.perf_counter() - started)
+    assert result.proposal is not None
+    return trainer, result, searched, tuned
+
+
+def clock(options: argparse.Namespace, setting: Setting, seed: int) -> dict[str, Any]:
+    """What one setting's search takes beside a full fine-tune."""
+    task = load(setting, options.bench, seed)
+    with tempfile.TemporaryDirectory(prefix="choose-") as folder:
+        full_fine_tune(task, setting, seed)  # the first one pays for what is loaded once
+        _, result, searched, tuned = in_turn(options, setting, seed, task, Path(folder))
+    return {
+        "setting": setting.name,
+        "seed": seed,
+        "strategy": options.strategy,
+        "chosen": sorted(result.blocks),
+        "search_seconds": searched,
+        "full_fine_tune_seconds": tuned,
+    }
+
+
 def choose(
     options: argparse.Namespace, setting: Setting, seed: int, exact: tuple[str, ...], known: dict[str, list[float]]
 ) -> dict[str, Any]:
     """One setting; selections whose test scores are known are not trained again."""
     task = load(setting, options.bench, seed)
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
-        most = MAX_BLOCKS if setting.greedy else 1
-        asked = {"strategy": options.strategy, "max_blocks": most if options.same_bound else MAX_BLOCKS}
-        trainer = make_trainer(setting, task, Path(folder), seed, **asked)
-        tuned, searched, result = [], [], None
-        for repeat in range(options.repeats):
-            if repeat:  # its journal knows the answer
-                trainer = make_trainer(setting, task, Path(folder) / str(repeat), seed, **asked)
-            tuned.append(full_fine_tune(task, setting, seed))
-            started = time.perf_counter()
-            result = trainer.search()
-            searched.append(time.perf_counter() - started)
-        assert result is not None and result.proposal is not None
+        trainer, result, searched, tuned = in_turn(options, setting, seed, task, Path(folder))
         tests = dict(known)
         for blocks in dict.fromkeys((tuple(sorted(result.blocks)), tuple(sorted(exact)))):
             if " + ".join(blocks) in tests:
@@ -81,6 +102,22 @@ def choose(
     }
 
 
+def read_clock(options: argparse.Namespace) -> None:
+    """Times that are not there yet."""
+    path = options.output_dir / "times.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    done = {(line["setting"], line["seed"], line["strategy"]) for line in map(json.loads, lines)}
+    for seed in options.seeds:
+        for name in options.settings:
+            if (name, seed, options.strategy) in done:
+                continue
+            found = clock(options, SETTINGS[name], seed)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
+            ratios = [a / b for a, b in zip(found["search_seconds"], found["full_fine_tune_seconds"], strict=True)]
+            print(f"{name} {seed}: search / full fine-tune {[round(one, 2) for one in ratios]}", flush=True)
+
+
 def main() -> None:
     """Everything that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,9 +129,12 @@ def main() -> None:
     parser.add_argument("--same-bound", action="store_true", help="allow one block where only a profile is the truth")
     parser.add_argument("--repeats", type=int, default=3, help="of the search and the full fine-tune, for their times")
     parser.add_argument("--seeds-of-training", type=int, default=5)
+    parser.add_argument("--times", action="store_true", help="only read the clock")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    if options.times:
+        return read_clock(options)
     path = options.output_dir / "choices.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found_before = [json.loads(line) for line in lines]

@@ -29,6 +29,7 @@ from problems import Truth, agreement, read_truth
 from settings import SETTINGS
 
 Key = tuple[str, int]
+SECONDS = ("search_seconds", "full_fine_tune_seconds")
 READING = """
 A setting is a model, a data set, a number of rows and a seed, with an exact profile (every block alone, 3 folds) as the
 truth. `Spearman` is the rank correlation with it; `best first` counts the settings in which the method's first choice
@@ -149,6 +150,16 @@ def in_short(blocks: Sequence[str]) -> str:
     return ", ".join(name.removeprefix("bert.encoder.") for name in blocks) or "head only"
 
 
+def with_times(choices: Sequence[Any], times: Sequence[Any]) -> list[Any]:
+    """Choices with the seconds that were taken for themselves, where they were."""
+    key = ("setting", "seed", "strategy")
+    taken = {tuple(line[name] for name in key): line for line in times}
+    return [
+        {**line, **{name: taken.get(tuple(line[name] for name in key), line)[name] for name in SECONDS}}
+        for line in choices
+    ]
+
+
 def choice_table(choices: Sequence[Mapping[str, Any]]) -> str:
     """Test accuracy of both searches' selections, and what the search cost."""
     rows, differences, ratios = [], [], []
@@ -157,7 +168,7 @@ def choice_table(choices: Sequence[Mapping[str, Any]]) -> str:
         error = statistics.stdev(paired) / math.sqrt(len(paired)) if len(paired) > 1 else math.nan
         ratio = [a / b for a, b in zip(one["search_seconds"], one["full_fine_tune_seconds"], strict=True)]
         differences.append(statistics.fmean(paired))
-        ratios += ratio
+        ratios.append(statistics.median(ratio))
         same = one["chosen"] == one["exact"]
         rows.append(
             [
@@ -233,7 +244,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
     truths, methods = judged(options.results)
-    choices = lines_of(options.results / "choices.jsonl")
+    choices = with_times(lines_of(options.results / "choices.jsonl"), lines_of(options.results / "times.jsonl"))
     default = [one for one in choices if one["strategy"] == STRATEGIES[1]]
     names = dict.fromkeys(one["strategy"] for one in choices if one["strategy"] != STRATEGIES[1])
     others = [

@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    set_seed,
+)
 
 from subtuning_hf.cli.metrics import compute_metrics_with
 from subtuning_hf.compare import Task
@@ -34,7 +39,7 @@ class Setting:
 
     Args:
         name (`str`): Of the setting.
-        model (`str`): `"resnet20"`, `"resnet32"` or `"minilm"`.
+        model (`str`): `"resnet20"`, `"resnet32"`, `"mobilenet"` or `"minilm"`.
         data (`str`): Folder below `datasets/`.
         rows (`int`): Training rows, drawn by the seed.
         epochs (`int`), batch_size (`int`), learning_rate (`float`): Of every training.
@@ -83,6 +88,16 @@ class SmallPixels(cifar_resnet.ToPixels):
         return super().__call__({**batch, "image": [image.resize((32, 32)) for image in batch["image"]]})
 
 
+class MediumPixels(cifar_resnet.ToPixels):
+    """Pictures of any size, 64 by 64 pixels, around 0: what MobileNetV2 was trained on, smaller."""
+
+    def __init__(self) -> None:
+        self.mean = self.std = [0.5, 0.5, 0.5]
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
+        return super().__call__({**batch, "image": [image.resize((64, 64)) for image in batch["image"]]})
+
+
 def load(setting: Setting, bench: Path, seed: int) -> Task:
     """
     Model and rows of a setting.
@@ -111,6 +126,11 @@ def load(setting: Setting, bench: Path, seed: int) -> Task:
         )
         transform: Any = Tokens(folder)
         collator: Any = DataCollatorWithPadding(transform.tokenizer)
+    elif setting.model == "mobilenet":
+        model = AutoModelForImageClassification.from_pretrained(
+            str(bench / "models" / "timm_mobilenetv2_100_imagenet"), num_labels=len(names), ignore_mismatched_sizes=True
+        )
+        transform, collator = MediumPixels(), cifar_resnet.collate
     else:
         model = cifar_resnet.load(bench / "models" / "cifar10_resnets_option_a", setting.model)
         if not setting.data.startswith("cifar10_c"):  # other classes than the head was trained for
