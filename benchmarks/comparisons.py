@@ -95,11 +95,11 @@ def report(folder: Path) -> str:
         "number in a setting's name is that of its training rows. `+` or `-`: above or below SubTuning by more than "
         "two standard errors, which count seeds and test rows; no sign: a tie.",
         "",
-        *_overview(found, names),
+        *overview(found, names),
         "",
         "## Against SubTuning, over settings",
         "",
-        *_tally(found, names),
+        *tally(found, names),
         "",
         "## Setting by setting",
         "",
@@ -110,7 +110,7 @@ def report(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+def overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
     lines = ["| setting | " + " | ".join(names) + " | blocks |", "|---|" + "---|" * (len(names) + 1)]
     for (name, seed), rows in found.items():
         by_name = {row["method"]: row for row in rows}
@@ -129,7 +129,7 @@ def _overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequenc
     return lines
 
 
-def _tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+def tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
     lines = [
         "| method | SubTuning wins | ties | loses | SubTuning less it, points | trains | adapter | s / run | memory |",
         "|---|---|---|---|---|---|---|---|---|",

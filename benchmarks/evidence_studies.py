@@ -1,0 +1,154 @@
+"""The studies that `evidence.py` shows: title, table, command, words."""
+
+from __future__ import annotations
+
+from evidence import Study
+
+_OUT = "--output-dir benchmarks/results"
+
+CHOOSING = (
+    Study(
+        "The default search against the exact one",
+        "../../docs/proxies.md",
+        f"python benchmarks/proxies/choose.py --bench BENCH {_OUT}/proxies",
+        "Both selections trained on all rows with the same five seeds. The rule was found on these settings, so "
+        "it may be "
+        "flattered; all methods that choose cheaply are on [a page of their own](proxies.md). After one "
+        "comparison with "
+        "100 rows above, where it had taken the head alone, one more rule was added: predictions alone never "
+        "choose that.",
+        "The search that predicts, against the exact one",
+    ),
+    Study(
+        "Where the exact search stops, by stop rule",
+        "sensitivity/sensitivity.md",
+        "python benchmarks/sensitivity.py --results benchmarks/results",
+        "Selection and accuracy by cross-validation for the default stop (one standard error) and the paper's epsilon.",
+        "Where the search stops, by stop rule",
+    ),
+    Study(
+        "What every added block gained",
+        "sensitivity/sensitivity.md",
+        "python benchmarks/sensitivity.py --results benchmarks/results",
+        "By cross-validation, paired over folds, ± one standard error; the folds chose the blocks, so gains are "
+        "flattered.",
+        "What every added block gained",
+    ),
+    Study(
+        "What early dropping of candidates loses",
+        "pruners/pruners.md",
+        "python benchmarks/pruners.py",
+        "Replayed over the journals of nine exact searches.",
+    ),
+)
+STUDIES = (
+    Study(
+        "Corruptions",
+        "corruptions/corruptions.md",
+        f"python benchmarks/corruptions.py --bench BENCH {_OUT}/corruptions",
+        "CIFAR-10-C, generated with its published constants at severity 5: what the default search chooses first.",
+        picture="corruptions.png",
+    ),
+    Study(
+        "Active learning",
+        "active/active.md",
+        f"python benchmarks/active.py --bench BENCH {_OUT}/active",
+        "The model starts anew from its pretrained weights in each round; test rows are only scored.",
+        picture="active.png",
+    ),
+    Study(
+        "Siamese SubTuning and re-initialised blocks",
+        "siamese/siamese.md",
+        f"python benchmarks/siamese.py --bench BENCH {_OUT}/siamese",
+        "The best single block tuned plainly, with the frozen features beside the tuned ones, and from random weights.",
+        picture="siamese.png",
+    ),
+    Study(
+        "Channel pruning of tuned blocks",
+        "pruned/pruned.md",
+        f"python benchmarks/pruned.py --bench BENCH {_OUT}/pruned",
+        "Channels inside the tuned blocks removed before tuning.",
+        picture="pruned.png",
+    ),
+    Study(
+        "Rank of LoRA",
+        "lora_ranks/lora_ranks.md",
+        f"python benchmarks/lora_ranks.py --bench BENCH {_OUT}/lora_ranks",
+        "LoRA of all blocks and of the chosen ones only, two learning rates tried for each rank.",
+        picture="lora_ranks.png",
+    ),
+    Study(
+        "Token labels, numbers and language models",
+        "text_tasks/text_tasks.md",
+        f"python benchmarks/text_tasks.py --bench BENCH {_OUT}/text_tasks",
+        "Truecasing, sentiment as a number, and a small GPT-2 over bytes taken from reviews to questions.",
+    ),
+    Study(
+        "A few augmentation views",
+        "views/contrast-300/views.md",
+        "python benchmarks/views.py",
+        "Views of each row that cached training sees, and what endless new ones give.",
+    ),
+)
+COSTS = (
+    Study(
+        "Exact searches with shared work, images",
+        "exact_speed/contrast-300/exact_speed.md",
+        "python benchmarks/exact_speed.py",
+        "Against a loop over Trainers with the same decisions (the bound from arithmetic is 1.46).",
+    ),
+    Study(
+        "Exact searches with shared work, text",
+        "exact_speed/trec6-200/exact_speed.md",
+        "python benchmarks/exact_speed.py",
+        "As above (the bound from arithmetic is 1.44).",
+    ),
+    Study(
+        "Training late blocks only, images",
+        "late_training/contrast-900/late_training.md",
+        "python benchmarks/late_training.py",
+        "One epoch and the whole training against a full fine-tune and LoRA on all blocks.",
+    ),
+    Study(
+        "Training late blocks only, text",
+        "late_training/trec6-600/late_training.md",
+        "python benchmarks/late_training.py",
+        "As above.",
+    ),
+)
+TASKS = (
+    Study(
+        "Against separate models",
+        "multitask/multitask.md",
+        "python benchmarks/many_tasks.py",
+        "Times of each way over that of one trunk: median over repeats, lowest to highest.",
+    ),
+    Study(
+        "Against `Parallel` of the adapters library",
+        "multitask/adapters.md",
+        "python benchmarks/many_tasks_adapters.py",
+        "Below 1, that library is faster.",
+    ),
+    Study(
+        "A search that weighs what blocks cost to serve",
+        "serving/serving.md",
+        "python benchmarks/serving.py",
+        "The selection of a plain exact search against one that may give up a standard error for latency.",
+    ),
+    Study(
+        "The reference server under load",
+        "serving/load.md",
+        "python recipes/serve/load_test.py",
+        "One server for all tasks against one for each, on the same core.",
+    ),
+)
+UNKNOWN = (
+    "- GPUs: no speed was measured on one, and launches on several were not run.",
+    "- Large models: nothing here has more than 110 million parameters, and what was trained more than 23.",
+    "- The recipes that follow published settings were not run; each says so (`measured: false`).",
+    "- Other searches: [many processes](../benchmarks/results/simulation/results.md) are simulated with the "
+    "scheduling "
+    "code that runs; [forward and backward](../benchmarks/results/searches/contrast/results.md) searches of "
+    "blocks and "
+    "parts are one seed each.",
+)
