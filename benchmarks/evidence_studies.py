@@ -50,6 +50,14 @@ STUDIES = (
         picture="corruptions.png",
     ),
     Study(
+        "The protocol of VTAB-1k",
+        "vtab/comparisons.md",
+        f"python benchmarks/comparisons.py --settings vtab-cifar100 --folds 5 --bench BENCH {_OUT}/vtab",
+        "CIFAR-100 and a ResNet-20 of CIFAR-10: trials of hyperparameters learn from 800 rows and are scored by "
+        "200, blocks "
+        "are chosen on folds of the 1,000, and what was chosen is trained on these with new seeds.",
+    ),
+    Study(
         "Active learning",
         "active/active.md",
         f"python benchmarks/active.py --bench BENCH {_OUT}/active",

@@ -254,8 +254,9 @@ def main() -> None:
         for depth in options.depths:
             for tasks in options.tasks:
                 asked = {"model": name, "depth": depth, "tasks": tasks}
-                if not any(asked.items() <= one.items() for one in kept["times"]):
-                    kept["times"] += measure(name, depth, tasks, options.batches, options.repeats)
+                known = [one["batch"] for one in kept["times"] if asked.items() <= one.items()]
+                if missing := [batch for batch in options.batches if batch not in known]:
+                    kept["times"] += measure(name, depth, tasks, missing, options.repeats)
                     keep()
 
 

@@ -41,7 +41,7 @@ Both selections trained on all rows with the same five seeds, test accuracy on r
 is paired, with its standard error over these seeds. The exact search is the greedy one where that was run (at most
 three blocks), else the best single block. `fine-tunes` and `seconds` are those of the whole search that predicts. The
 first table is the default search with two rounds; that rule was found on these very settings (on their exact profiles,
-not on test rows), so it may be flattered. Its seconds with seed 0 were taken in turn with a full fine-tune, three times,
+not on test rows), so it may be flattered. Its seconds with seed 0 were taken in turn with a full fine-tune, thrice,
 those with seed 1 beside other programs. Since then predictions alone never choose the head alone, which none of these
 searches had done.
 """
