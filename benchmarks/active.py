@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -35,6 +36,7 @@ SETTING = Setting("cifar100-20", "resnet20", "cifar100", 1500, 8, 32, 4e-3, 600,
 FEW = ("margin", "entropy", "random")
 ASKED = {"LP": FEW, "FT": FEW, "SubTuning": ACQUISITIONS}
 COLOURS = {"LP": "probe", "FT": "full", "SubTuning": "chosen"}
+ONE_METHOD = {"margin": "#0072b2", "random": "#6b7280", "entropy": "#009e73", "coreset": "#c2410c", "badge": "#a0508a"}
 STYLES = {
     "margin": "-",
     "random": (0, (4, 2)),
@@ -88,22 +90,29 @@ def spread(values: Sequence[float]) -> float:
 
 
 def in_points(values: Sequence[float]) -> str:
-    """Mean and spread in percent."""
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * spread(values):.1f}"
+    """Mean in percent, and the spread of several."""
+    more = f" ± {100 * spread(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{more}"
+
+
+def counted(studies: Sequence[dict[str, Any]]) -> str:
+    """How many seeds."""
+    return f"{len(studies)} seed{'s' if len(studies) != 1 else ''}"
 
 
 def report(studies: Sequence[dict[str, Any]]) -> str:
     """The tables as Markdown."""
     curves = curves_of(studies)
     budgets = sorted(next(iter(curves.values())))
+    seeds = counted(studies)
     head = "| method | acquisition | " + " | ".join(f"{budget:,} rows" for budget in budgets) + " |"
     lines = [
         "# Active learning",
         "",
-        "Written by `python benchmarks/active.py --report` from the rounds beside it. "
+        "Written by `python benchmarks/active.py --bench BENCH --output-dir benchmarks/results/active`. "
         f"ResNet-20 of CIFAR-10 on the first 20 classes of CIFAR-100: a pool of {SETTING.rows:,} training rows, "
         f"{SETTING.test_rows} test rows, {SETTING.epochs} epochs in each round from the pretrained weights. "
-        f"Test accuracy in percent, mean and standard deviation over {len(studies)} seeds, each with its own pool, "
+        f"Test accuracy in percent, mean and standard deviation over {seeds}, each with its own pool, "
         "first rows, new head, blocks and hyperparameters. The first rows are the same for all.",
         "",
         head,
@@ -112,32 +121,43 @@ def report(studies: Sequence[dict[str, Any]]) -> str:
     for (method, acquisition), by_budget in curves.items():
         cells = [in_points([one["score"] for one in by_budget[budget]]) for budget in budgets]
         lines.append(f"| {method} | {acquisition} | " + " | ".join(cells) + " |")
-    lines += ["", "## Against random rows, and against other methods", ""]
-    lines += ["Points, ± the standard error, which counts test rows and seeds.", ""]
-    lines += [
-        "| difference | " + " | ".join(f"{budget:,} rows" for budget in budgets) + " |",
-        "|---|" + "---|" * len(budgets),
-    ]
-    versus = [((m, a), (m, "random")) for m, a in curves if a != "random"]
-    versus += [(("SubTuning", a), (other, a)) for a in FEW for other in ("LP", "FT")]
-    for ours, theirs in versus:
-        cells = []
-        for budget in budgets:
-            found = difference(curves[ours][budget], curves[theirs][budget])
-            cells.append(f"{100 * found.mean:+.1f} ± {100 * (found.error or 0):.1f}")
-        lines.append(f"| {', '.join(ours)} less {', '.join(theirs)} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "## What was chosen on the first rows",
-        "",
-        "| seed | method | blocks | hyperparameters |",
-        "|---|---|---|---|",
-    ]
+    lines += ["", "## Against random rows, and against other methods", "", *differences(curves, budgets)]
+    lines += ["", "## What was chosen on the first rows", ""]
+    lines += ["| seed | method | blocks | hyperparameters |", "|---|---|---|---|"]
     for study in studies:
         for name, one in study["methods"].items():
             blocks = "all" if one["blocks"] is None else ", ".join(one["blocks"]) or "none"
             lines.append(f"| {study['seed']} | {name} | {blocks} | {format_settings(one['settings'])} |")
     return "\n".join(lines)
+
+
+def differences(curves: Curves, budgets: Sequence[int]) -> list[str]:
+    """Acquisitions against random rows, and SubTuning against the other methods."""
+    lines = ["Points, ± the standard error, which counts test rows and seeds.", ""]
+    lines.append("| difference | " + " | ".join(f"{budget:,} rows" for budget in budgets) + " |")
+    lines.append("|---|" + "---|" * len(budgets))
+    pairs = [((m, a), (m, "random")) for m, a in curves if a != "random"]
+    pairs += [(("SubTuning", a), (other, a)) for a in FEW for other in ("LP", "FT")]
+    for ours, theirs in pairs:
+        cells = []
+        for budget in budgets:
+            if ours[0] == theirs[0] and budget == budgets[0]:
+                cells.append("same")
+                continue
+            found = difference(curves[ours][budget], curves[theirs][budget])
+            cells.append(f"{100 * found.mean:+.1f} ± {100 * (found.error or 0):.1f}")
+        lines.append(f"| {', '.join(ours)} less {', '.join(theirs)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def curve(axes: Any, by_budget: dict[int, list[dict[str, Any]]], acquisition: str, colour: str, label: str) -> None:
+    """One line of means with its band."""
+    budgets = sorted(by_budget)
+    scores = [[100 * one["score"] for one in by_budget[budget]] for budget in budgets]
+    means, bands = np.array([statistics.fmean(one) for one in scores]), np.array([spread(one) for one in scores])
+    style, mark = STYLES[acquisition], MARKS[acquisition]
+    axes.plot(budgets, means, color=colour, linestyle=style, marker=mark, markersize=4.5, label=label)
+    axes.fill_between(budgets, means - bands, means + bands, color=colour, alpha=0.10, linewidth=0)
 
 
 def picture(studies: Sequence[dict[str, Any]]) -> Any:
@@ -155,20 +175,11 @@ def picture(studies: Sequence[dict[str, Any]]) -> Any:
         left: [(m, a) for m, a in curves if a in ("margin", "random")],
         right: [(m, a) for m, a in curves if m == "SubTuning"],
     }
-    ours = {"margin": "#0072b2", "random": "#6b7280", "entropy": "#009e73", "coreset": "#c2410c", "badge": "#a0508a"}
     for axes, pairs in shown.items():
-        for method, acquisition in pairs:
-            by_budget = curves[method, acquisition]
-            budgets = sorted(by_budget)
-            scores = [[100 * one["score"] for one in by_budget[budget]] for budget in budgets]
-            means, spreads = [statistics.fmean(one) for one in scores], [spread(one) for one in scores]
-            colour = getattr(theme, COLOURS[method]) if axes is left else ours[acquisition]
-            style, mark = STYLES[acquisition], MARKS[acquisition]
-            label = f"{method}, {acquisition}" if axes is left else acquisition
-            axes.plot(budgets, means, color=colour, linestyle=style, marker=mark, markersize=4.5, label=label)
-            low = [mean - one for mean, one in zip(means, spreads, strict=True)]
-            high = [mean + one for mean, one in zip(means, spreads, strict=True)]
-            axes.fill_between(budgets, low, high, color=colour, alpha=0.10, linewidth=0)
+        for pair in pairs:
+            colour = getattr(theme, COLOURS[pair[0]]) if axes is left else ONE_METHOD[pair[1]]
+            curve(axes, curves[pair], pair[1], colour, ", ".join(pair) if axes is left else pair[1])
+        budgets = sorted(curves[pairs[0]])
         axes.set_xscale("log")
         axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
         axes.minorticks_off()
@@ -176,11 +187,11 @@ def picture(studies: Sequence[dict[str, Any]]) -> Any:
         axes.grid(axis="y", color=theme.grid, linewidth=0.8)
         axes.tick_params(colors=theme.muted, length=0, labelsize=9)
         axes.set_xlabel("labelled rows", color=theme.muted, fontsize=9)
-        axes.legend(frameon=False, fontsize=8, labelcolor=theme.text)
+        axes.legend(frameon=False, fontsize=8, labelcolor=theme.text, handlelength=3.6)
     left.set_ylabel("test accuracy, %", color=theme.muted, fontsize=9)
     left.set_title("Methods", color=theme.text, fontsize=10.5, loc="left")
     right.set_title("Acquisitions of SubTuning", color=theme.text, fontsize=10.5, loc="left")
-    words = f"Active learning, 20 classes of CIFAR-100. Band: standard deviation of {len(studies)} seeds"
+    words = f"Active learning, 20 classes of CIFAR-100. Band: standard deviation of {counted(studies)}"
     figure.suptitle(words, color=theme.text, fontsize=11, x=0.01, ha="left")
     return figure
 

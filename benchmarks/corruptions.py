@@ -139,7 +139,8 @@ def report(study: dict[str, Any]) -> str:
     lines = [
         "# Which block under which corruption",
         "",
-        f"Written from `corruptions.json` by `python benchmarks/corruptions.py --report`. ResNet-20 of CIFAR-10, "
+        "Written by `python benchmarks/corruptions.py --bench BENCH --output-dir benchmarks/results/corruptions`. "
+        "ResNet-20 of CIFAR-10, "
         f"severity 5, {options['rows']} labelled images to choose and train on and {options['test_rows']} others to "
         f"test, drawn by seed {options['seed']} from CIFAR-10's test split. The network was trained on CIFAR-10's "
         "training split and its checkpoint picked on that test split, so that untouched accuracy flatters it a little; "
@@ -149,9 +150,17 @@ def report(study: dict[str, Any]) -> str:
         f"{options['seeds_of_training']} trainings; the last column is SubTuning less FT, ± the standard error over "
         "trainings and test rows. Frost is missing: it needs the photographs of the published program.",
         "",
-        "| family | corruption | untouched | best predicted block | chosen | SubTuning | FT | difference |",
-        "|---|---|---|---|---|---|---|---|",
+        *table_of(found),
     ]
+    spent = statistics.fmean(one["search"]["fine_tunes"] for one in found)
+    lines += ["", f"A search costs {spent:.1f} full fine-tunes by count. `chosen` is in the order of the search."]
+    return "\n".join(lines)
+
+
+def table_of(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each corruption."""
+    lines = ["| family | corruption | untouched | best predicted block | chosen | SubTuning | FT | difference |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for one in found:
         search, runs = one["search"], {name: each["runs"] for name, each in one["methods"].items()}
         gap = difference(runs["SubTuning"], runs["FT"])
@@ -162,9 +171,7 @@ def report(study: dict[str, Any]) -> str:
             f"| {best} | {', '.join(search['blocks']) or 'none'} | {' | '.join(means)} "
             f"| {100 * gap.mean:+.1f} ± {100 * (gap.error or 0):.1f} |"
         )
-    spent = statistics.fmean(one["search"]["fine_tunes"] for one in found)
-    lines += ["", f"A search costs {spent:.1f} full fine-tunes by count. `chosen` is in the order of the search."]
-    return "\n".join(lines)
+    return lines
 
 
 def family_of(corruption: str) -> str:

@@ -5,6 +5,8 @@ Every method gets the same pretrained model, rows, epochs, number of trials and 
 the methods and nothing else.
 """
 
+from .active import ActiveLearning, active_learning
+from .active_rules import ACQUISITIONS
 from .harness import Run, Trials, rates, repeat, run_all, tune
 from .log import RunLog
 from .method import Method, design
@@ -15,8 +17,10 @@ from .table import comparison_table, method_rows, method_table, verdict
 from .task import Task
 
 __all__ = [
+    "ACQUISITIONS",
     "CORE",
     "METHODS",
+    "ActiveLearning",
     "BlockMethod",
     "Comparison",
     "Difference",
@@ -28,6 +32,7 @@ __all__ = [
     "Selection",
     "Task",
     "Trials",
+    "active_learning",
     "check_methods",
     "compare",
     "comparison_table",
