@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
     for way, name, seed in product(sorted(WAYS, key=FIRST.index), options.settings, options.seeds):
         setting = SETTINGS[name]
         for selection, blocks in selections(setting).items():
-            if (name, selection, seed, way) in done:
+            if (name, selection, seed, way) in done or repeats(way, blocks):
                 continue
             if (name, seed) not in tasks:
                 tasks[name, seed] = load(setting, options.bench, seed)
@@ -114,6 +114,11 @@ def run(options: argparse.Namespace) -> None:
             with (options.output_dir / "runs.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(name, selection, seed, way, f"{100 * line['score']:.1f} %, {line['seconds']:.0f} s", flush=True)
+
+
+def repeats(way: tuple[float, str, str], blocks: Sequence[str]) -> bool:
+    """Whether a way takes what another one takes: a single block here has one layer whose channels can be ranked."""
+    return way[1] == "global" and len(blocks) == 1
 
 
 def run_one(task: Any, method: Pruned, setting: Setting, seed: int) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def rows_of(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
             here = [one for one in runs if (one["setting"], one["selection"]) == (name, selection)]
             thin = [one for one in here if "flops" in one]
             for way in WAYS if thin else ():
-                mine = [one for one in here if tuple(one["way"]) == way]
+                mine = [one for one in here if tuple(one["way"]) == way and not repeats(way, one["blocks"])]
                 if mine:
                     # A way takes away the same by every seed; a new head's size is in both.
                     sizes = mine if way[0] else thin
@@ -162,6 +167,11 @@ def rows_of(runs: Sequence[dict[str, Any]]) -> Iterator[Row]:
 def spread(values: Sequence[float]) -> float:
     """Sample standard deviation, 0 of a single value."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def spread_of(values: Sequence[float]) -> str:
+    """The same in words; nothing of a single value."""
+    return f" ± {spread(values):.1f}" if len(values) > 1 else ""
 
 
 def named(way: tuple[float, str, str]) -> str:
@@ -199,8 +209,8 @@ def report(runs: Sequence[dict[str, Any]]) -> str:
             cells = [
                 first,
                 named(row.way),
-                f"{statistics.fmean(scores):.1f} ± {spread(scores):.1f}{missing}",
-                "" if row is whole or not less else f"{statistics.fmean(less):+.1f} ± {spread(less):.1f}",
+                f"{statistics.fmean(scores):.1f}{spread_of(scores)}{missing}",
+                "" if row is whole or not less else f"{statistics.fmean(less):+.1f}{spread_of(less)}",
                 f"{row.flops:.3f}",
                 f"{row.bytes / 1000:,.0f}",
                 f"{row.share:.2f}",
@@ -211,45 +221,65 @@ def report(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def picture(runs: Sequence[dict[str, Any]]) -> Any:
-    """Accuracy against bytes of the adapter and against FLOPs, by setting."""
+    """Accuracy against bytes of the adapter and against FLOPs, by setting; of ways that all seeds have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from subtuning_hf.plots.style import WIDTH, theme_of
 
-    theme, rows = theme_of("light"), [row for row in rows_of(runs) if row.way[2] == "l1"]
+    count = len({one["seed"] for one in runs})
+    theme = theme_of("light")
+    rows = [row for row in rows_of(runs) if row.way[2] == "l1" and len(row.scores) == count]
     shown = list(dict.fromkeys(row.setting for row in rows))
-    figure = Figure(figsize=(WIDTH, 2.5 * len(shown) + 0.9), facecolor=theme.ground, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.3 * len(shown) + 1.2), facecolor=theme.ground, layout="constrained")
     FigureCanvasAgg(figure)
     table = figure.subplots(len(shown), 2, sharey="row", squeeze=False)
-    looks = {"local": ("-", "o"), "global": ((0, (4, 2)), "s")}
     for line, name in zip(table, shown, strict=True):
+        here = [row for row in rows if row.setting == name]
         for axes, measure in zip(line, ("bytes", "flops"), strict=True):
-            for selection, colour in (("best", theme.chosen), ("last stage", theme.full)):
-                for scope, (style, mark) in looks.items():
-                    mine = [row for row in rows if (row.setting, row.selection) == (name, selection)]
-                    mine = sorted(
-                        (row for row in mine if row.way[1] == scope or not row.way[0]), key=lambda row: row.way[0]
-                    )
-                    xs = [row.bytes / 1000 if measure == "bytes" else 100 * row.flops for row in mine]
-                    scores = [[100 * score for score in row.scores.values()] for row in mine]
-                    ys, errors = [statistics.fmean(one) for one in scores], [spread(one) for one in scores]
-                    axes.errorbar(
-                        xs, ys, errors, color=colour, linestyle=style, marker=mark, markersize=4.5, elinewidth=0.7,
-                        linewidth=1.3, label=f"{selection}, {scope}",
-                    )  # fmt: skip
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.grid(axis="y", color=theme.grid, linewidth=0.8)
-            axes.tick_params(colors=theme.muted, length=0, labelsize=9)
-            words = "adapter, kB" if measure == "bytes" else "FLOPs of the whole model, % of unpruned"
-            axes.set_xlabel(words, color=theme.muted, fontsize=9)
+            draw(axes, here, measure, theme)
         line[0].set_ylabel("test accuracy, %", color=theme.muted, fontsize=9)
         line[0].set_title(name, color=theme.text, fontsize=10.5, loc="left")
-    table[0][1].legend(frameon=False, fontsize=8, labelcolor=theme.text)
-    count = len({one["seed"] for one in runs})
-    words = f"Channels taken out before training: none, 25, 50, 75 %. Bars: standard deviation of {count} seeds"
+    handles, labels = table[0][1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    words = f"Channels taken out before training. Bars: standard deviation of {count} seeds"
     figure.suptitle(words, color=theme.text, fontsize=11, x=0.01, ha="left")
     return figure
+
+
+def draw(axes: Any, rows: Sequence[Row], measure: str, theme: Any) -> None:
+    """One setting: a line from whole blocks, an open mark, to those that lost most."""
+    for selection, colour in (("best", theme.chosen), ("last stage", theme.full)):
+        mine = [row for row in rows if row.selection == selection]
+        for scope, style, mark in (("local", "-", "o"), ("global", (0, (4, 2)), "s")):
+            kept = [row for row in mine if row.way[1] == scope or not row.way[0]]
+            kept.sort(key=lambda row: row.way[0])
+            if len(kept) < 2:
+                continue
+            xs = [row.bytes / 1000 if measure == "bytes" else 100 * row.flops for row in kept]
+            scores = [[100 * score for score in row.scores.values()] for row in kept]
+            means = [statistics.fmean(one) for one in scores]
+            axes.plot(xs, means, color=colour, linestyle=style, linewidth=1.3)
+            bars = [spread(one) for one in scores]
+            look: dict[str, Any] = {"color": colour, "linestyle": "none", "markersize": 5, "elinewidth": 0.8}
+            whole = f"{selection}, whole" if scope == "local" else None
+            axes.errorbar(xs[:1], means[:1], bars[:1], marker="o", markerfacecolor=theme.ground, label=whole, **look)
+            axes.errorbar(xs[1:], means[1:], bars[1:], marker=mark, label=f"{selection}, {scope}", **look)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axes.tick_params(colors=theme.muted, length=0, labelsize=9)
+    if measure == "bytes":
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        sizes = sorted({row.bytes / 1000 for row in rows})
+        ticks = [
+            one
+            for one in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
+            if sizes[0] / 1.5 < one < 1.5 * sizes[-1]
+        ]
+        axes.set_xticks(ticks, [f"{one:,}" for one in ticks])
+    words = "adapter, kB" if measure == "bytes" else "FLOPs of the whole model, % of those with whole blocks"
+    axes.set_xlabel(words, color=theme.muted, fontsize=9)
 
 
 def write(folder: Path) -> None:
@@ -257,7 +287,7 @@ def write(folder: Path) -> None:
     from subtuning_hf.plots import save_figure
 
     runs = runs_in(folder)
-    (folder / "pruned.md").write_text(report(runs) + "\n", encoding="utf-8")
+    (folder / "pruned.md").write_text(report(runs) + "\n![Accuracy by size and FLOPs](pruned.png)\n", encoding="utf-8")
     save_figure(picture(runs), folder / "pruned.png")
 
 

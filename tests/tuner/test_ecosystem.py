@@ -154,7 +154,8 @@ def test_checkpointing_covers_frozen_blocks_behind_a_tuned_one():
     inner = []
     frozen.layernorm_before.register_forward_pre_hook(lambda module, args: inner.append(module.training))
     logits_of(model(**toy.inputs(2))).sum().backward()
-    assert calls == [True], "the layer itself says training, or transformers would not checkpoint it"
+    # Once, or as often as its parts: that differs between versions of transformers.
+    assert set(calls) == {True}, "the layer itself says training, or transformers would not checkpoint it"
     assert inner == [False, False], "run again in backward, and its parts in eval both times"
 
 

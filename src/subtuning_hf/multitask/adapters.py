@@ -20,6 +20,7 @@ from torch import nn
 
 from ..blocks import find_blocks
 from ..errors import MultiTaskError, NoBlocksFoundError
+from ..tuner import BlockLayer, SubTuningConfig, TaskModuleWrapper
 from ..tuner.intake import check_files
 
 KINDS = ("SUBTUNING", "LORA")
@@ -34,11 +35,13 @@ class TaskModel:
         model (`torch.nn.Module`): Answers this task alone; what it does not tune is the base's.
         own (`Mapping[str, torch.nn.Module]`): Its modules in the place of the base's, by name: blocks and heads.
         apart (`str` or `None`): Something of its own outside of blocks and such modules, so that it shares nothing.
+        siamese (`str` or `None`): Of `own`, the output layer that takes the frozen network's features beside its own.
     """
 
     model: nn.Module
     own: Mapping[str, nn.Module]
     apart: str | None = None
+    siamese: str | None = None
 
 
 def structure_copy(model: nn.Module) -> nn.Module:
@@ -114,6 +117,8 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
     copied = structure_copy(base) if kind == "SUBTUNING" else copy.deepcopy(base, memo)
     with torch.random.fork_rng():  # PEFT draws weights before it reads them
         peft: Any = PeftModel.from_pretrained(copied, str(adapter), **kwargs)  # type: ignore[arg-type]
+    if isinstance(config, SubTuningConfig) and config.siamese:
+        return _siamese_task(base, blocks, peft)
     if kind == "SUBTUNING":
         model = peft.merge_and_unload()
     else:  # its weights stay apart from those of the base
@@ -121,6 +126,20 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
         model.__dict__.pop("_hf_peft_config_loaded", None)
         _share(base, memo)
     return as_task(base, blocks, model)
+
+
+def _siamese_task(base: nn.Module, blocks: Collection[str], peft: Any) -> TaskModel:
+    """A task whose model stays one of adapters, since no merged one gives both kinds of features."""
+    model, adapter = peft.base_model.model, peft.active_adapter
+    model.__dict__.pop("_hf_peft_config_loaded", None)
+    model.requires_grad_(False).eval()
+    merged = structure_copy(model)  # never called: what the adapter owns is read off it
+    for name, module in model.named_modules():
+        if isinstance(module, (BlockLayer, TaskModuleWrapper)):
+            parent, _, child = name.rpartition(".")
+            own = module.block_of(adapter) if isinstance(module, BlockLayer) else module.modules_to_save[adapter]
+            setattr(merged.get_submodule(parent), child, own)
+    return replace(as_task(base, blocks, merged), model=model, siamese=peft.peft_config[adapter].head[0])
 
 
 def _share(base: nn.Module, memo: dict[int, Any]) -> None:
@@ -172,6 +191,9 @@ def lifted(models: Mapping[str, TaskModel], blocks: Collection[str]) -> dict[str
     outer = {name: _outermost(name, places) for name in places}
 
     def lift(model: TaskModel) -> TaskModel:
+        if model.siamese is not None and any(outer.get(name, name) != name for name in model.own):
+            # What is around its own layer would be taken from a model of adapters.
+            return replace(model, own={}, siamese=None, apart=model.siamese)
         wanted = dict.fromkeys(outer.get(name, name) for name in model.own)
         if wanted.keys() == model.own.keys():
             return model

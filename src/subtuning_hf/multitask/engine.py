@@ -129,10 +129,10 @@ class Engine:
         inner = any(inputs.get(name) is not None and inputs[name] is not False for name in _INNER)
         answers: dict[str, Any] = {}
         failure: Exception | None = None
-        if len(requests) > 1 and not inner:
+        if _shares(now, requests) and not inner:
             kind, ready = self.ready(now, inputs)
             together = {task: rows for task, rows in requests.items() if task in ready.together}
-            if len(together) > 1:
+            if _shares(now, together):
                 try:
                     answers = self._stacked(now, kind, ready, inputs, size, together)
                 except Exception as error:  # the model's own code may meet shapes that it did not in the check
@@ -188,7 +188,10 @@ class Engine:
         place = {name: number for number, name in enumerate(self.blocks)}
         owners = {task: {place[name]: task for name in now.models[task].own if name in place} for task in requests}
         heads: dict[str, dict[str, str]] = {}
+        siamese: dict[str, list[str]] = {}
         for task in requests:
+            if (head := now.models[task].siamese) is not None:
+                siamese.setdefault(head, []).append(task)
             for name in now.models[task].own:
                 if name not in place:
                     heads.setdefault(name, {})[task] = task
@@ -200,6 +203,7 @@ class Engine:
             tiled=bool(learned is not None and learned.tiled),
             ends=tower_ends(self.bare, self.blocks),
             heads=heads,
+            siamese=siamese,
             names=self.blocks,
             shares=learned.shares if learned is not None else (),
         )
@@ -306,6 +310,11 @@ class Engine:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message)
+
+
+def _shares(now: Tasks, requests: Requests) -> bool:
+    """Whether a pass has something to share: a Siamese task alone shares the trunk with itself."""
+    return len(requests) > 1 or any(now.models[task].siamese is not None for task in requests)
 
 
 def keep(kept: OrderedDict, key: Any, value: Any, most: int) -> None:

@@ -150,11 +150,12 @@ class Index:
 
 @dataclass(frozen=True)
 class Run:
-    """Rows that run through a module together: the module, and where its rows are."""
+    """Rows that run through a module together: the module, and where its rows are, and frozen features of the same."""
 
     module: nn.Module
     state: Index
     fed: Index
+    beside: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,10 @@ class Bound:
         runs = []
         for group in step.groups:
             state, fed = Index(group.state, device), Index(group.fed, device)
-            pairs = [(state, fed)] if most is None else zip(state.parts(most), fed.parts(most), strict=True)
-            runs += [Run(modules[group.owner], one, other) for one, other in pairs]
+            beside = None if group.beside is None else Index(group.beside, device)
+            takes = [state, fed, *([] if beside is None else [beside])]
+            cut = [takes] if most is None else zip(*(take.parts(most) for take in takes), strict=True)
+            runs += [Run(modules[group.owner], *part) for part in cut]
         plain = step.plain and len(runs) == 1
         return cls(tuple(runs), Index(step.order, device), plain)
 
@@ -266,7 +269,8 @@ def _take(leaf: Any, part: Part | None, run: Run, taken: Taken | None) -> Any:
     if part is None or part.dim is None:
         return leaf
     if part.source == STATE:
-        return run.state.of(leaf, part.dim)
+        rows = run.state.of(leaf, part.dim)
+        return rows if run.beside is None else torch.cat([run.beside.of(leaf, part.dim), rows], -1)
     if taken is None:
         return run.fed.of(leaf, part.dim)
     key = (id(leaf), id(run.fed), part.dim)  # a mask comes to every block, and its rows are taken once

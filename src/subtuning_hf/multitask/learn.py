@@ -35,7 +35,7 @@ from .fork import (
     during,
     given_rows,
 )
-from .plan import Plan, Step, Take, make_plan
+from .plan import FROZEN, Plan, Step, Take, make_plan
 from .watch import Watch, learn_parts, output_shapes
 
 Inputs = dict[str, Any]
@@ -324,7 +324,8 @@ def split(output: Any, plan: Plan, parts: Sequence[Part]) -> dict[str, Any]:
                     )
                 leaf = leaf.narrow(part.dim, start, len(rows))
             taken.append(leaf)
-        answers[task] = pytree.tree_unflatten(taken, spec)
+        if task != FROZEN:
+            answers[task] = pytree.tree_unflatten(taken, spec)
         start += len(rows)
     return answers
 

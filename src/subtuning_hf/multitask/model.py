@@ -37,8 +37,9 @@ class MultiTaskModel(nn.Module):
     A base model with the adapters of several tasks, which are answered together.
 
     Tasks share the frozen blocks ahead of their first tuned one, and each frozen block behind it runs once on the rows
-    of all of them. The first call with inputs of a new kind finds out how the model can be run so and compares the
-    answers with those of each adapter alone; where they differ, tasks run one by one, and a warning says why.
+    of all of them. The frozen features that Siamese adapters take are computed once for all. The first call with inputs
+    of a new kind finds out how the model can be run so and compares the answers with those of each adapter alone; where
+    they differ, tasks run one by one, and a warning says why.
 
     Args:
         base (`torch.nn.Module`): The base model, without adapters. It is not changed, but its weights are shared, and

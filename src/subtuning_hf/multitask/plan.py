@@ -15,6 +15,8 @@ from itertools import pairwise
 from ..errors import MultiTaskError
 
 Rows = tuple[int, ...]
+# Asks for the frozen network's features, where modules behind the blocks take them: no name of a task.
+FROZEN = "\0frozen"
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ class Group:
         num_lanes (`int`): How many lanes they belong to.
         state ([`Take`]): The rows in what the block before left.
         fed ([`Take`]): The same rows in what the model was fed; if that is tiled, those of a task of the same lane.
+        beside ([`Take`], *optional*):
+            For a module that takes the frozen network's features too: where these are of the same rows.
     """
 
     owner: str | None
     num_lanes: int
     state: Take
     fed: Take
+    beside: Take | None = None
 
     @property
     def num_rows(self) -> int:
@@ -114,7 +119,8 @@ class Plan:
     How a batch is answered.
 
     Args:
-        requests (`tuple[tuple[str, tuple[int, ...]], ...]`): Each task with the rows of the batch it answers.
+        requests (`tuple[tuple[str, tuple[int, ...]], ...]`):
+            Each task with the rows of the batch it answers; last the rows of [`FROZEN`], if a task needs them.
         tiled (`bool`): Whether the model is fed one row for each row of each task, instead of each row once.
         fed ([`Take`]): Rows of the batch that the model is fed.
         entry ([`Take`]): Of the fed rows, those that run where nothing is tuned yet.
@@ -143,6 +149,11 @@ class Plan:
         return sum(len(rows) for _, rows in self.requests)
 
     @property
+    def asked(self) -> tuple[tuple[str, Rows], ...]:
+        """Tasks with their rows, those that run by themselves last."""
+        return (*(one for one in self.requests if one[0] != FROZEN), *self.apart)
+
+    @property
     def stem(self) -> Step:
         """What a module ahead of the blocks does where the model is fed one row for each answer: each row runs once."""
         return Step((Group(None, 1, self.entry, self.entry),), self.spread)
@@ -156,7 +167,7 @@ class Plan:
     @property
     def speedup(self) -> float:
         """Arithmetic of a pass for every task alone, over that of this plan: what sharing can win at most."""
-        return (self.num_answers + sum(len(rows) for _, rows in self.apart)) / self.cost if self.cost else 1.0
+        return sum(len(rows) for _, rows in self.asked) / self.cost if self.cost else 1.0
 
     def __str__(self) -> str:
         lines = [("block", "frozen rows", "tuned rows", "lanes", "passes")]
@@ -166,7 +177,7 @@ class Plan:
             lines.append((name, str(frozen), str(step.num_rows - frozen), str(lanes), str(len(step.groups))))
         widths = [max(len(line[i]) for line in lines) for i in range(5)]
         rows = [_row(line, widths) for line in [lines[0], tuple("-" * width for width in widths), *lines[1:]]]
-        everyone = [*self.requests, *self.apart]
+        everyone = self.asked
         answers, alone = sum(len(of_task) for _, of_task in everyone), ", ".join(task for task, _ in self.apart)
         if alone:
             rows.append(f"By themselves, in full: {alone}.")
@@ -186,6 +197,7 @@ def make_plan(
     tiled: bool = False,
     ends: Sequence[int] = (),
     heads: Mapping[str, Mapping[str, str]] | None = None,
+    siamese: Mapping[str, Sequence[str]] | None = None,
     names: Sequence[str] = (),
     shares: Sequence[float] = (),
 ) -> Plan:
@@ -205,6 +217,8 @@ def make_plan(
             encoder. The last block is one.
         heads (`Mapping[str, Mapping[str, str]]`, *optional*):
             For each module behind the blocks of which tasks have their own, these tasks and a name of their module.
+        siamese (`Mapping[str, Sequence[str]]`, *optional*):
+            Of these modules, the tasks whose own takes the frozen network's features beside theirs.
         names (`Sequence[str]`, *optional*), shares (`Sequence[float]`, *optional*): See [`Plan`].
 
     Returns: [`Plan`]
@@ -212,6 +226,9 @@ def make_plan(
     """
     asked = tuple((task, tuple(rows)) for task, rows in requests.items())
     _check(owners, asked, num_rows)
+    paired = {task for tasks in (siamese or {}).values() for task in tasks}
+    if beside := sorted({row for task, rows in asked if task in paired for row in rows}):
+        owners, asked = {**owners, FROZEN: {}}, (*asked, (FROZEN, tuple(beside)))
     answers = [(task, row) for task, rows in asked for row in rows]
     present = sorted({row for _, row in answers})
     fed = [row for _, row in answers] if tiled else present
@@ -237,7 +254,7 @@ def make_plan(
     once: list[_Entry] = [((), row) for row in present]
     spread = _places(once, [((), row) for row in fed])
     entry = Take(tuple(first[(), row] for row in present), len(fed))
-    last = tuple((name, _head(answers, of_task)) for name, of_task in (heads or {}).items())
+    last = tuple((name, _head(answers, of, (siamese or {}).get(name, ()))) for name, of in (heads or {}).items())
     names = tuple(names) or tuple(str(block) for block in range(num_blocks))
     shares = tuple(shares) or (1 / num_blocks,) * num_blocks
     return Plan(asked, tiled, Take(tuple(fed), num_rows), entry, tuple(steps), last, spread, names, shares)
@@ -297,15 +314,25 @@ class _Paths:
         return Group(owner, len(lanes), Take(taken, size), self.fed(lanes))
 
 
-def _head(answers: Sequence[tuple[str, int]], owner_of: Mapping[str, str]) -> Step:
+def _head(answers: Sequence[tuple[str, int]], owner_of: Mapping[str, str], siamese: Sequence[str]) -> Step:
     """What a module behind the blocks does: every answer goes through that of its task."""
     parts: dict[str | None, list[int]] = {}
+    frozen = {row: number for number, (task, row) in enumerate(answers) if task == FROZEN}
+    pairs = {owner_of[task] for task, _ in answers if task in siamese}
     for number, (task, _) in enumerate(answers):
-        parts.setdefault(owner_of.get(task), []).append(number)
+        # Frozen features have been read where they are paired, and nobody asks what becomes of them: they go on in the
+        # width of a task, since the base's own classes may be more than any task's.
+        owner = min(pairs) if task == FROZEN and pairs else owner_of.get(task)
+        parts.setdefault(owner, []).append(number)
     takes = [(owner, Take(tuple(numbers), len(answers))) for owner, numbers in parts.items()]
     place = {number: i for i, number in enumerate(n for _, take in takes for n in take.rows)}
     order = Take(tuple(place[number] for number in range(len(answers))), len(answers))
-    return Step(tuple(Group(owner, 1, take, take) for owner, take in takes), order)
+
+    def beside(owner: str | None, take: Take) -> Take | None:
+        rows = tuple(frozen[answers[number][1]] for number in take.rows) if owner in pairs else None
+        return None if rows is None else Take(rows, take.size)
+
+    return Step(tuple(Group(owner, 1, take, take, beside(owner, take)) for owner, take in takes), order)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from .head import TaskModuleWrapper, head_parameters
 from .layer import BlockLayer
 from .lora import lora_config_for_blocks
 from .model import SubTuningModel
+from .pruning import prune_blocks
 
 __all__ = [
     "BlockLayer",
@@ -22,6 +23,7 @@ __all__ = [
     "TaskModuleWrapper",
     "head_parameters",
     "lora_config_for_blocks",
+    "prune_blocks",
     "register",
 ]
 

@@ -159,7 +159,8 @@ def _new_outputs(model: nn.Module, config: SubTuningConfig) -> Iterator[tuple[st
         module: Any = model.get_submodule(name)
         layer = getattr(module, "original_module", module).get_submodule(path)
         if layer.weight.numel():  # else it is spread over processes
-            yield ".".join(filter(None, [name, path, "weight"])), (config.num_labels, *layer.weight.shape[1:])
+            inputs = tuple(size * (2 if config.siamese else 1) for size in layer.weight.shape[1:])
+            yield ".".join(filter(None, [name, path, "weight"])), (config.num_labels, *inputs)
 
 
 def _refuse(model: Any, config: SubTuningConfig, problem: str) -> NoReturn:

@@ -19,6 +19,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from ..errors import AdapterFileError, ArgumentsError
 from . import intake
+from .initialise import INITS
 
 
 class SubTuningType(StrEnum):
@@ -54,8 +55,19 @@ class SubTuningConfig(PeftConfig):
             base shared and frozen.
         modules_to_save (`list[str]`, *optional*):
             Further modules to train and save in full, such as a pooler, beside blocks and head.
+        init_blocks (`str`, *optional*, defaults to `"pretrained"`):
+            What the tuned copies start from: the `"pretrained"` blocks, or `"random"` weights, drawn from torch's seed
+            by the model's own initialiser, with the statistics of batch norms reset.
+        siamese (`bool`, *optional*, defaults to `False`):
+            Give the output layer the frozen network's features beside the tuned ones, `[frozen, tuned]`. The head must
+            be one linear layer; it starts as a plain adapter's on the tuned half, and with zeros on the frozen one.
+            Such an adapter cannot be merged. Alone it runs the base twice; of many tasks on one trunk, the frozen half
+            runs once for all.
         base_architecture (`str`, *optional*):
             Class of the model the adapter was made for; filled in at wrapping, used in error messages.
+        pruned_channels (`dict[str, dict[str, list[int]]]`, *optional*):
+            For each block that was pruned, by the name of a layer in it, the number of input and output channels that
+            the adapter's copy has; filled in by [`prune_blocks`].
 
     Raises: [`ArgumentsError`]: If a field has a type or value that means nothing.
     Source: SubTuning, arXiv 2302.06354.
@@ -76,8 +88,17 @@ class SubTuningConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train and save in full, such as a pooler."}
     )
+    init_blocks: str = field(
+        default="pretrained", metadata={"help": "What tuned copies start from.", "choices": list(INITS)}
+    )
+    siamese: bool = field(
+        default=False, metadata={"help": "Give the head the frozen network's features beside the tuned ones."}
+    )
     base_architecture: str | None = field(
         default=None, metadata={"help": "Class of the base model; filled in when a model is wrapped."}
+    )
+    pruned_channels: dict[str, dict[str, list[int]]] | None = field(
+        default=None, metadata={"help": "Widths of layers of pruned blocks; filled in when blocks are pruned."}
     )
 
     def __post_init__(self) -> None:
@@ -90,8 +111,15 @@ class SubTuningConfig(PeftConfig):
         self.modules_to_save = _check_names("modules_to_save", self.modules_to_save, (str,))
         if self.num_labels is not None and (type(self.num_labels) is not int or self.num_labels < 1):
             raise ArgumentsError(f"`num_labels` must be a positive int or None, found {self.num_labels!r}.")
+        if self.init_blocks not in INITS:
+            raise ArgumentsError(
+                f"`init_blocks` must be {' or '.join(map(repr, INITS))}, found {self.init_blocks!r:.80}."
+            )
+        if not isinstance(self.siamese, bool):
+            raise ArgumentsError(f"`siamese` must be True or False, found {self.siamese!r:.80}.")
         if self.base_architecture is not None and not isinstance(self.base_architecture, str):
             raise ArgumentsError(f"`base_architecture` must be a class name, found {self.base_architecture!r}.")
+        _check_widths(self.pruned_channels)
         self._check_labels()
 
     def _check_labels(self) -> None:
@@ -159,6 +187,7 @@ class SubTuningConfig(PeftConfig):
                 f"'{file}' must list `blocks` and `head`, as every adapter that was saved does. Save the adapter again."
             )
         intake.check_belongs(weights, header, config.blocks, config.head)
+        intake.check_widths(weights, header, config.blocks, config.pruned_channels or {})
         config.__dict__["_header"] = header  # what the file holds is compared with the model before room is made for it
         return config
 
@@ -214,6 +243,21 @@ def _check_origin(config: SubTuningConfig) -> None:
     pattern = _OF_TRANSFORMERS if library.split(".")[0] == "transformers" else _LIBRARY
     if not pattern.fullmatch(library):
         raise ArgumentsError(f"`auto_mapping` must name a module with models in it, found {library[:80]!r}.")
+
+
+def _check_widths(value: Any) -> None:
+    if value is None:
+        return
+    named = isinstance(value, dict) and all(isinstance(layers, dict) for layers in value.values())
+    pairs = [pair for layers in value.values() for pair in layers.values()] if named else []
+    if not named or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(one) is int and one > 0 for one in pair)
+        for pair in pairs
+    ):
+        raise ArgumentsError(
+            "`pruned_channels` must give two positive numbers of channels for each layer of each block, found "
+            f"{repr(value)[:200]}. Leave it out: `prune_blocks` fills it in."
+        )
 
 
 def _check_names(name: str, value: Any, kinds: tuple[type, ...]) -> list | None:

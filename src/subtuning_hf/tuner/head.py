@@ -17,6 +17,7 @@ from torch import nn
 from .grads import needs_grad, require_grad
 from .labels import Labels
 from .mixed import mixed_forward
+from .siamese import at_head, both, frozen_pass, widened
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -47,6 +48,7 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
         object.__setattr__(self, "_labels", labels)
         object.__setattr__(self, "_not_batched", set())
         object.__setattr__(self, "_trainable", set())
+        object.__setattr__(self, "_siamese", set())
         AuxiliaryTrainingWrapper.__init__(self, module, adapter_name, resize=resize)
 
     def update(self, adapter_name: str, resize: tuple[str, int] | None = None, **kwargs: Any) -> None:
@@ -58,6 +60,25 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
                 copy = _resized(copy, *resize)
             self.modules_to_save[adapter_name] = copy
         super().update(adapter_name)
+
+    def widen(self, adapter_name: str) -> None:
+        """Let an adapter's layer take the frozen network's features beside its own; the module is a linear layer."""
+        self.modules_to_save[adapter_name] = widened(self.modules_to_save[adapter_name])  # type: ignore[arg-type]
+        self._siamese.add(adapter_name)
+
+    @property
+    def takes_both(self) -> bool:
+        """Whether the layer that a call goes through now is a Siamese adapter's."""
+        return not self.disable_adapters and any(name in self._siamese for name in self.active_adapters)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        mixed = kwargs.get("adapter_names") is not None
+        if frozen_pass():
+            at_head(self, args)
+            return self.original_module(*args, **{k: v for k, v in kwargs.items() if k != "adapter_names"})
+        if self.takes_both and not mixed:
+            args = (both(self, args[0]), *args[1:])
+        return super().forward(*args, **kwargs)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
@@ -92,6 +113,7 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
         if adapter_name not in self.modules_to_save:
             return
         self._adapters.discard(adapter_name)
+        self._siamese.discard(adapter_name)
         del self.modules_to_save[adapter_name]
         if self._labels is not None:
             self._labels.remove(adapter_name)

@@ -275,3 +275,34 @@ def check_belongs(path: Path, header: dict[str, Found], blocks: list[str], head:
             raise AdapterFileError(
                 f"The {CONFIG_NAME} beside '{path}' names '{name}', which is no module's full name. {_AGAIN}"
             )
+
+
+def check_widths(
+    path: Path, header: dict[str, Found], blocks: list[str], pruned: dict[str, dict[str, list[int]]]
+) -> None:
+    """
+    Refuse widths of pruned blocks that are not those of the weights.
+
+    Args:
+        path (`Path`): The file of weights.
+        header (`dict[str, Found]`): Its tensors.
+        blocks (`list[str]`): Names of the adapter's blocks.
+        pruned (`dict[str, dict[str, list[int]]]`): As in the configuration: by block and layer, input and output
+            channels.
+
+    Raises: [`AdapterFileError`]
+    """
+    for block, layers in pruned.items():
+        if block not in blocks:
+            raise AdapterFileError(
+                f"The {CONFIG_NAME} beside '{path}' has `pruned_channels` of '{block[:200]}', which is none of its "
+                f"blocks. {_AGAIN}"
+            )
+        for layer, (inputs, outputs) in layers.items():
+            found = header.get(f"base_model.model.{block}.subtuning_blocks.{layer}.weight")
+            shape = None if found is None else found.shape
+            if shape and (shape[0] != outputs or (len(shape) > 1 and (not shape[1] or inputs % shape[1]))):
+                raise AdapterFileError(
+                    f"The {CONFIG_NAME} beside '{path}' gives '{layer[:200]}' of '{block}' {inputs} input and "
+                    f"{outputs} output channels, its weight has shape {shape}. {_AGAIN}"
+                )

@@ -16,6 +16,8 @@ from torch import nn
 from .floating import floating_copy
 from .grads import needs_grad, require_grad
 from .mixed import mixed_forward
+from .siamese import frozen_pass
+from .thin import Widths, thin
 
 
 class BlockLayer(nn.Module, BaseTunerLayer):
@@ -30,11 +32,14 @@ class BlockLayer(nn.Module, BaseTunerLayer):
         base_layer (`torch.nn.Module`): The block.
         adapter_name (`str`): First adapter that tunes it.
         inference_mode (`bool`, *optional*, defaults to `False`): Whether its copy is frozen.
+        widths (`Mapping[str, Sequence[int]]`, *optional*): Of its layers, if the adapter was pruned ([`thin`]).
     """
 
     adapter_layer_names = ("subtuning_blocks",)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, inference_mode: bool = False) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, inference_mode: bool = False, widths: Widths | None = None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.subtuning_blocks = nn.ModuleDict()
@@ -45,7 +50,7 @@ class BlockLayer(nn.Module, BaseTunerLayer):
         self._trainable: set[str] = set()
         # Heads of the same model, switched along: transformers' `enable_adapters` passes them by.
         self._heads: list[Any] = []
-        self.update_layer(adapter_name, inference_mode=inference_mode)
+        self.update_layer(adapter_name, inference_mode=inference_mode, widths=widths)
 
     @property
     def original(self) -> nn.Module:
@@ -67,9 +72,10 @@ class BlockLayer(nn.Module, BaseTunerLayer):
             return self.base_layer
         return self.subtuning_blocks[adapter_name] if adapter_name in self.subtuning_blocks else self.original  # noqa: SIM401
 
-    def update_layer(self, adapter_name: str, inference_mode: bool = False) -> None:
-        """Give an adapter its own copy of the original."""
+    def update_layer(self, adapter_name: str, inference_mode: bool = False, widths: Widths | None = None) -> None:
+        """Give an adapter its own copy of the original, or of what a pruned one has room for."""
         copy = floating_copy(self.original)
+        thin(copy, widths or {})
         copy.train(self.training)
         self.subtuning_blocks[adapter_name] = copy
         # A new adapter is not active until set: `set_adapter` of the model decides.
@@ -146,6 +152,8 @@ class BlockLayer(nn.Module, BaseTunerLayer):
         self.subtuning_blocks[name], self.base_layer = self.base_layer, self.subtuning_blocks[name]
 
     def forward(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        if frozen_pass():
+            return self.original(*args, **kwargs)
         if adapter_names is not None and not self.disable_adapters:
             if self.merged:
                 raise ValueError("Cannot pass `adapter_names` while an adapter is merged. Unmerge it first.")

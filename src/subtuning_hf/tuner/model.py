@@ -17,10 +17,12 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from . import modes
+from ..errors import ArgumentsError
+from . import modes, siamese
 from .checks import bare, check_adapter_name, check_finite, check_present, check_room, check_tensors
 from .config import SubTuningConfig
 from .head import TaskModuleWrapper, initialise_output, output_layers
+from .initialise import initialise
 from .labels import labels_of
 from .layer import BlockLayer
 from .resolve import extra_modules, given_fields, resolve_config
@@ -80,6 +82,8 @@ class SubTuningModel(BaseTuner):
         if waits:
             model.__dict__["_subtuning_waiting"].add(adapter_name)
         modes.install(model)
+        if config.siamese:
+            siamese.install(model, config.head[0])
         if model.training:
             modes.freeze_modes(model)
 
@@ -98,7 +102,9 @@ class SubTuningModel(BaseTuner):
             resize = None
             if is_head and peft_config.num_labels is not None and name in layers:
                 resize = (layers[name][0], peft_config.num_labels)
-            self._wrap_module(model, name, labels if is_head else None, resize)
+            wrapper = self._wrap_module(model, name, labels if is_head else None, resize)
+            if is_head and peft_config.siamese:
+                wrapper.widen(self._injecting)
         # PEFT would go on to wrap every module whose name ends like one of these; given back in `inject_adapter`.
         peft_config.modules_to_save = None
 
@@ -113,7 +119,9 @@ class SubTuningModel(BaseTuner):
             if disabled:
                 module.enable_adapters(False)
 
-    def _wrap_module(self, model: nn.Module, name: str, labels: Any, resize: tuple[str, int] | None) -> None:
+    def _wrap_module(
+        self, model: nn.Module, name: str, labels: Any, resize: tuple[str, int] | None
+    ) -> TaskModuleWrapper:
         parent_name, _, child_name = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         module = getattr(parent, child_name)
@@ -128,6 +136,7 @@ class SubTuningModel(BaseTuner):
             layer = module.modules_to_save[self._injecting].get_submodule(resize[0])
             if layer.weight.shape != module.original_module.get_submodule(resize[0]).weight.shape:
                 initialise_output(layer, model)
+        return module
 
     @staticmethod
     def _check_target_module_exists(peft_config: SubTuningConfig, key: str) -> bool:  # type: ignore[override]
@@ -143,12 +152,16 @@ class SubTuningModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        widths = (peft_config.pruned_channels or {}).get(current_key)
         if isinstance(target, BlockLayer):
-            target.update_layer(adapter_name, inference_mode=peft_config.inference_mode)
+            target.update_layer(adapter_name, inference_mode=peft_config.inference_mode, widths=widths)
         else:
-            layer = BlockLayer(target, adapter_name, inference_mode=peft_config.inference_mode)
+            layer = BlockLayer(target, adapter_name, inference_mode=peft_config.inference_mode, widths=widths)
             layer.training = target.training
             setattr(parent, target_name, layer)
+            target = layer
+        if peft_config.init_blocks == "random":
+            initialise(target.subtuning_blocks[adapter_name], self.model, current_key)  # type: ignore[index, arg-type]
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Copies keep the dtypes of the block they copy: half of it in float32 would not run."""
@@ -188,6 +201,7 @@ class SubTuningModel(BaseTuner):
             safe_merge (`bool`, *optional*, defaults to `False`): Refuse NaN and infinity, before anything is merged.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names or self.active_adapters)
+        siamese.refuse_merge(names, self.peft_config)
         inactive = [name for name in names if name not in self.active_adapters]
         if inactive:
             raise ValueError(
@@ -206,6 +220,8 @@ class SubTuningModel(BaseTuner):
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
         names = [name for name in (adapter_names or self.active_adapters) if name in self.peft_config]
+        if merge:
+            siamese.refuse_merge(names, self.peft_config)
         if merge and len(names) > 1:
             raise ValueError(f"Cannot merge {names} at once: adapters replace blocks. Merge one of them.")
         if merge and safe_merge:
@@ -218,6 +234,7 @@ class SubTuningModel(BaseTuner):
             setattr(parent, child_name, new)
         labels_of(self.model).apply(names[0] if merge and names else None)
         modes.uninstall(self.model)
+        siamese.uninstall(self.model)
         for attribute in ("_subtuning_labels", "_subtuning_waiting", "peft_config"):
             self.model.__dict__.pop(attribute, None)
         return self.model
@@ -235,6 +252,12 @@ class SubTuningModel(BaseTuner):
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. "
                 f"There are {list(self.peft_config)}, and '__base__' for the untouched model."
+            )
+        paired = [name for name in names if getattr(self.peft_config.get(name), "siamese", False)]
+        if paired:
+            raise ArgumentsError(
+                f"Adapter '{paired[0]}' is Siamese, which runs the whole batch twice and cannot be one of several in "
+                "`adapter_names`. Run it on its own (`set_adapter`), or put it in a MultiTaskModel with the others."
             )
         beams = kwargs.get("num_beams")
         if isinstance(beams, int) and beams > 1:

@@ -25,6 +25,8 @@ from .checks import made_for
 from .config import SubTuningConfig
 from .head import output_layers
 from .labels import labels_of
+from .layer import BlockLayer
+from .thin import problem_of
 
 # Names that PEFT's classes for these tasks add to `modules_to_save` by themselves, whether the model has them or not.
 _ADDED_BY_TASK = {
@@ -33,7 +35,7 @@ _ADDED_BY_TASK = {
     "QUESTION_ANS": ("qa_outputs",),
 }
 _ADDED_BY_PEFT = frozenset(name for names in _ADDED_BY_TASK.values() for name in names)
-_FILLED_IN = ("blocks", "num_labels", "id2label", "label2id", "head", "base_architecture")
+_FILLED_IN = ("blocks", "num_labels", "id2label", "label2id", "head", "base_architecture", "pruned_channels")
 
 
 def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTuningConfig]) -> None:
@@ -73,6 +75,8 @@ def _fill_in(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTun
     try:
         blocks = _resolve_selection(model, config)
         head = _resolve_head(model, config)
+        if config.siamese:
+            head = [_single_layer(model, head)]
         extra = _resolve_extra(model, config, head)
         _check_apart(blocks, head, extra)
     except BlockSelectionError as error:
@@ -85,6 +89,7 @@ def _fill_in(model: nn.Module, config: SubTuningConfig, others: dict[str, SubTun
             "(list them with find_blocks), or name the output layer with `head=[...]`."
         )
     _check_peft_s_own(model, config, [*head, *extra])
+    _check_pruned(model, config, blocks)
     for name, other in others.items():
         _check_beside(name, [*blocks], [*head, *extra], other)
     _resolve_labels(model, config, head)
@@ -110,6 +115,24 @@ def _resolve_head(model: nn.Module, config: SubTuningConfig) -> list[str]:
     if config.head is None:
         return find_head(model)
     return [_existing(model, "head", name) for name in config.head]
+
+
+def _single_layer(model: nn.Module, head: list[str]) -> str:
+    """Of a head, the one layer that can take the frozen network's features beside the tuned ones."""
+    found = {}
+    for key, layer in model.named_modules():
+        name = _plain(key)
+        if any(name == one or _inside(name, one) for one in head) and any(True for _ in layer.parameters(False)):
+            found[name] = layer
+    (name, layer), *others = found.items() or [("", None)]
+    if not others and isinstance(layer, nn.Linear) and layer.weight.is_floating_point():
+        return name
+    layers = ", ".join(f"'{name}' ({type(layer).__name__})" for name, layer in found.items()) or "none"
+    raise ArgumentsError(
+        f"siamese=True needs a head that is one torch.nn.Linear, which then takes twice as many features; the head of "
+        f"'{type(model).__name__}' has these layers: {layers}. Name a single Linear with `head=[...]` (the others then "
+        "stay frozen), or leave `siamese` out."
+    )
 
 
 def _resolve_extra(model: nn.Module, config: SubTuningConfig, head: list[str]) -> list[str]:
@@ -199,6 +222,30 @@ def _check_beside(name: str, blocks: list[str], modules: list[str], other: SubTu
         for one in theirs:
             if mine == one or _inside(mine, one) or _inside(one, mine):
                 raise NestedBlocksError(f"Module '{mine}' overlaps block '{one}' of adapter '{name}'.")
+        for one in their_modules:
+            if _inside(mine, one) or _inside(one, mine):
+                raise NestedBlocksError(
+                    f"Module '{mine}' and module '{one}' of adapter '{name}' contain one another. Name the same one "
+                    "for both, with `head=[...]` or `modules_to_save=[...]`."
+                )
+
+
+def _check_pruned(model: nn.Module, config: SubTuningConfig, blocks: list[str]) -> None:
+    if config.pruned_channels and config.base_architecture is None:  # no weights will come that have these widths
+        raise ArgumentsError(
+            "`pruned_channels` is filled in when a tuned model is pruned, and says which weights an adapter's file "
+            "has. Leave it out, wrap the model, and call prune_blocks."
+        )
+    for name, widths in (config.pruned_channels or {}).items():
+        block = model.get_submodule(name) if name in blocks else None
+        problem = "it is none of the adapter's blocks"
+        if block is not None:
+            problem = problem_of(block.original if isinstance(block, BlockLayer) else block, widths) or ""
+        if problem:
+            raise AdapterMismatchError(
+                f"{made_for(config)}, and does not fit '{type(model).__name__}': of its pruned block '{name[:200]}', "
+                f"{problem}."
+            )
 
 
 def _resolve_labels(model: nn.Module, config: SubTuningConfig, head: list[str]) -> None:
