@@ -58,3 +58,21 @@ def test_bad_recipes_train_and_write_nothing(recipe, tmp_path, capsys, override,
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_start_from_an_adapter(recipe, base, tmp_path, capsys):
+    from subtuning_hf.search import read_study
+
+    other = tmp_path / "17"  # a name that YAML would take for a number
+    words = ["--config", str(recipe), "data.max_train_rows=18"]
+    assert main(["search", *words, f"output_dir={other}", "direction=list", "candidates=[[1]]", "min_gain=0"]) == 0
+    chosen = json.loads((other / "test_results.json").read_text())["blocks"]
+    capsys.readouterr()
+    assert main(["search", "--config", str(recipe), "--start-from", str(other)]) == 0
+    assert f"Tried first, since '17' has them: {', '.join(chosen) or 'no block'}." in capsys.readouterr().out
+    known = read_study(tmp_path / "out" / "journal")
+    assert known.searches[0].start.source == "17" and list(known.searches[0].start.blocks) == chosen
+    tried = list(dict.fromkeys(each.candidate.blocks for each in known.evaluations))
+    assert tried[1] == tuple(chosen) or not chosen
+    assert main(["search", "--config", str(recipe), "--dry-run", "--start-from", str(base / "model")]) == 2
+    assert "There is no adapter in" in capsys.readouterr().err

@@ -3,8 +3,9 @@
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
+from subtuning_hf.cli.report import FILE_NAME
 from subtuning_hf.hub import hub_name, pipeline_tag, pushed_files, source_of
-from subtuning_hf.hub.files import as_patterns, checkpoint_files
+from subtuning_hf.hub.files import REPORT, as_patterns, checkpoint_files
 
 GO = [
     "README.md",
@@ -16,6 +17,7 @@ GO = [
     "pictures/ladder.png",
     "preprocessor_config.json",
     "runs/now/events.out.tfevents.1",
+    "runs/now/report.html",
 ]
 STAY = [
     ".README.md.77",
@@ -30,6 +32,7 @@ STAY = [
     "journal/old/rank-0000.jsonl",
     "training_args.bin",
     "optimizer.pt",
+    "report.html",
 ]
 
 
@@ -42,6 +45,12 @@ def fill(folder, names):
 def test_adapter_card_and_journal_go_and_the_rest_stays(tmp_path):
     fill(tmp_path, [*GO, *STAY])
     assert pushed_files(tmp_path) == sorted(GO)
+
+
+def test_a_report_goes_if_it_is_asked_for(tmp_path):
+    assert REPORT == FILE_NAME  # as the command names it
+    fill(tmp_path, [*GO, *STAY])
+    assert pushed_files(tmp_path, report=True) == sorted([*GO, "report.html"])
 
 
 def test_patterns_fit_these_files_alone(tmp_path):

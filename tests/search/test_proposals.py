@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -205,6 +206,7 @@ def test_neither_the_least_gain_nor_a_pruner_has_a_say():
 # --- the shortlist ---------------------------------------------------------------------------
 def shortlist(scores, predicts_subsets=True, most=MOST_CONFIRMED, **fields):
     """The letters of the shortlisted selections, for scores of single letters or of all selections."""
+
     def score(candidate):
         names = "".join(candidate.blocks)
         if predicts_subsets:
@@ -231,15 +233,21 @@ def test_the_choice_comes_first_and_then_the_best_predicted():
     assert len(shortlist(by_length(b=0.5), most=99)) == 5
 
 
-def test_the_head_alone_can_be_the_choice():
-    assert shortlist(by_length(a=-0.5, c=-0.25)) == ["", "c", "a"]
+def test_the_head_alone_is_never_chosen_by_predictions_only():
+    assert shortlist(by_length(a=-0.5, c=-0.25)) == ["c", "", "a"]
+    assert shortlist(by_length(a=-0.5, c=-0.25), most=1) == ["c"]
+    assert shortlist(by_length(a=-0.5, c=-0.25), direction="backward")[:2] == ["c", ""]
+    assert shortlist(by_length(a=-0.5, c=-0.25), max_block_parameters=15) == ["a", ""]  # of what keeps the bounds
+    assert shortlist(by_length(a=-0.5, c=-0.25), max_block_parameters=5) == [""]
+    listed = (pick("ab"), pick("bcd"))
+    assert shortlist(by_length(ab=-0.5, bcd=-0.25), direction="list", candidates=listed)[:2] == ["bcd", ""]
 
 
 def test_blocks_judged_one_by_one_are_compared_one_by_one():
     singles = {"": 0.0, "a": 0.5, "b": 0.1, "c": 0.2, "d": 0.4}
     assert shortlist(singles, False) == ["a", "d", "c"]
     assert shortlist(singles, False, max_block_parameters=35) == ["a", "c", "b"]  # their sizes are 10, 20, 30, 40
-    assert shortlist({"": 1.0, **dict.fromkeys("abcd", 0.5)}, False)[0] == ""  # no block is worth it
+    assert shortlist({"": 1.0, **dict.fromkeys("abc", 0.5), "d": 0.75}, False)[:2] == ["d", ""]
 
 
 @pytest.mark.parametrize("predicts_subsets", [True, False])
@@ -379,6 +387,23 @@ def test_reasons(shortlist, scores, reason):
     known = trained(run, {name: (score,) for name, score in zip(shortlist, scores, strict=True)}) if scores else []
     state = confirm(run, known)
     assert state.reason == reason == state.rounds[0].decision.reason and state.finished and state.pending == ()
+
+
+def test_the_reason_says_that_the_head_was_predicted_better():
+    made = (predicted("", 1.0), predicted("a", 0.5), predicted("b", 0.25))
+    run = ProposalRun(KERNEL, made, (pick("a"),), (), 1.0, fine_tunes=0.5, planned=0.5, seconds=2.0)
+    assert confirm(run, []).reason == (
+        "a is predicted best by kernel of what tunes a block, though behind tuning none; the budget left no room to "
+        "train others. Predictions cannot tell that no block is worth it; strategy='exact' can."
+    )
+    run = replace(run, shortlist=(pick("a"), pick("")), folds=(0,))
+    state = confirm(run, trained(run, {"a": (0.1,), "": (0.9,)}))
+    assert state.selection == pick("") and "head only was best of the 2" in state.reason
+    state = confirm(run, trained(run, {"a": (0.9,), "": (0.1,)}))
+    assert state.selection == pick("a") and state.reason == (
+        "a is predicted best by kernel of what tunes a block, though behind tuning none, and was no worse than the "
+        "other one when trained."
+    )
 
 
 # --- the result ------------------------------------------------------------------------------

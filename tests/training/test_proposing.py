@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -407,14 +408,25 @@ def test_a_list(tmp_path):
     assert {each.candidate.blocks for each in run.proposal.predictions} == listed and run.blocks in listed
 
 
-def test_the_head_alone_is_explained_and_trained(tmp_path, monkeypatch):
+def test_the_head_alone_is_chosen_by_trainings_only(tmp_path, monkeypatch):
     from subtuning_hf.proposal import Estimate
 
     monkeypatch.setattr(PROPOSALS["kernel"], "fit", lambda *_: lambda blocks: Estimate((-float(len(blocks)),)))
-    trainer = make_trainer(tmp_path, args={**KERNEL, "max_blocks": 1, "search_budget": 1e-6})
+    result = make_trainer(tmp_path / "short", args={**KERNEL, "max_blocks": 1, "search_budget": 1e-6}).search()
+    assert len(result.blocks) == 1 and result.cost.num_evaluations == 0
+    assert (
+        "predicted best by kernel of what tunes a block, though behind tuning none; the budget left no room"
+        in result.reason
+    )
+
+    def evaluated(self, unit, fold):
+        return replace(original(self, unit, fold), score=float(not unit.candidate.blocks))
+
+    original = Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", evaluated)
+    trainer = make_trainer(tmp_path / "long", args={**KERNEL, "max_blocks": 1, "search_budget": 20.0})
     result = trainer.search()
-    assert result.blocks == () and result.cost.num_evaluations == 0
-    assert result.reason == "head only is predicted best by kernel; the budget left no room to train others."
+    assert result.blocks == () and "head only was best of the 3" in result.reason
     assert "Chosen: no block, the head alone." in result.table()
     trainer.train()
     assert sum(p.requires_grad for p in trainer.model.parameters()) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AdapterMismatchError, RecipeError
+from .predict_origin import Origin
 from .session import Session, adapter_blocks, add_recipe_arguments, open_session, report
 
 DESCRIPTION = """\
@@ -14,6 +15,7 @@ Score the adapter in args.output_dir, or another one, on the recipe's test split
 
   subtuning evaluate --config recipe.yaml
   subtuning evaluate --config recipe.yaml --adapter user/adapter-on-the-hub data.max_test_rows=500
+  subtuning evaluate --config recipe.yaml --adapter user/adapter-on-the-hub@v2     # or --revision v2
 """
 
 
@@ -21,21 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `subtuning evaluate`."""
     add_recipe_arguments(parser, "load everything, print what would be scored, score nothing")
     parser.add_argument("--adapter", metavar="ADAPTER", help="folder or Hub name; by default args.output_dir")
+    parser.add_argument("--revision", help="branch, tag or commit of the adapter on the Hub")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load, score, report."""
-    from .recipe import load_recipe
-    from .session import build_arguments
-
-    if options.adapter is None:  # before anything is loaded
-        folder = Path(build_arguments(load_recipe(options.config, options.overrides)).output_dir)
-        check_adapter(folder, options.config)
+    origin = origin_of(options)  # before anything is loaded
     session = open_session(options)
-    name = options.adapter or session.arguments.output_dir
-    model = load_adapter(session.prepared.model, name)
-    check_labels(model, session, name)
-    session.say(f"adapter: {name}\nrows: {len(session.prepared.test):,}")
+    from .predict_model import with_adapter
+
+    model = with_adapter(session.prepared.model, origin)
+    check_labels(model, session, origin)
+    session.say(f"adapter: {origin}\nrows: {len(session.prepared.test):,}")
     if options.dry_run:
         session.say(f"blocks: {', '.join(adapter_blocks(model)) or 'none, the head alone'}\nNothing was scored.")
         return 0
@@ -44,6 +43,24 @@ def run(options: argparse.Namespace) -> int:
         session.folder.mkdir(parents=True, exist_ok=True)
         report(session.folder, adapter_blocks(model), metrics)
     return 0
+
+
+def origin_of(options: argparse.Namespace) -> Origin:
+    """
+    Which adapter is scored.
+
+    Raises: [`RecipeError`]: If there is none where the recipe says, or a revision has no adapter of the Hub.
+    """
+    if options.adapter is not None:
+        return Origin.of(options.adapter, options.revision)
+    if options.revision is not None:
+        raise RecipeError("--revision is of an adapter on the Hub. Name it with --adapter.")
+    from .recipe import load_recipe
+    from .session import build_arguments
+
+    folder = Path(build_arguments(load_recipe(options.config, options.overrides)).output_dir)
+    check_adapter(folder, options.config)
+    return Origin(str(folder))
 
 
 def check_adapter(folder: Path, recipe: str) -> None:
@@ -59,29 +76,7 @@ def check_adapter(folder: Path, recipe: str) -> None:
         )
 
 
-def load_adapter(base: Any, name: str) -> Any:
-    """
-    An adapter on its base.
-
-    Args:
-        base (`transformers.PreTrainedModel`): The base model.
-        name (`str`): Folder or Hub name.
-
-    Raises: [`RecipeError`]: If there is none. Errors of adapters that do not fit are their own.
-    """
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(base, name).eval()
-    except (OSError, ValueError) as error:
-        from ..errors import SubTuningError
-
-        if isinstance(error, SubTuningError):
-            raise
-        raise RecipeError(f"No adapter '{name}': {str(error).strip().splitlines()[0]}") from error
-
-
-def check_labels(model: Any, session: Session, name: str) -> None:
+def check_labels(model: Any, session: Session, origin: Origin) -> None:
     """
     Refuse an adapter whose classes are not those of the data: their indices would mean other things.
 
@@ -92,7 +87,7 @@ def check_labels(model: Any, session: Session, name: str) -> None:
     adapter = [own[index] for index in sorted(own)]
     if adapter and adapter != list(data):
         raise AdapterMismatchError(
-            f"The adapter '{name}' tells {len(adapter)} classes apart ({', '.join(adapter[:3])} ...), the data has "
+            f"The adapter '{origin}' tells {len(adapter)} classes apart ({', '.join(adapter[:3])} ...), the data has "
             f"{len(data)} ({', '.join(data[:3])} ...). Name the data it was trained for, or another adapter."
         )
 

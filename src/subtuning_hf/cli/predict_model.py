@@ -66,7 +66,7 @@ def load_predictor(adapter: Origin | str, base: str | None = None, revision: str
         raise RecipeError(f"The adapter '{origin}' has no labels: it is not one of a classifier.")
     own = has_processor(origin, settings.text)
     kwargs = {"trust_remote_code": False, **({} if settings.dtype is None else {"dtype": settings.dtype})}
-    model = _with_adapter(load_model(ModelSection(name, revision, kwargs), labels, settings.text), origin)
+    model = with_adapter(load_model(ModelSection(name, revision, kwargs), labels, settings.text), origin)
     asked = PreprocessingSection(None if own else settings.processor, settings.image_size, settings.max_length)
     place = (origin.name, origin.revision) if own else (name, revision)
     processor = load_processor(*place, asked, settings.text)
@@ -74,7 +74,16 @@ def load_predictor(adapter: Origin | str, base: str | None = None, revision: str
     return Predictor(model, processor, labels, replace(settings, revision=revision), name)
 
 
-def _with_adapter(base: Any, origin: Origin) -> Any:
+def with_adapter(base: Any, origin: Origin) -> Any:
+    """
+    An adapter on its base, in eval mode.
+
+    Args:
+        base (`transformers.PreTrainedModel`): The base model.
+        origin ([`Origin`]): Whose adapter.
+
+    Raises: [`RecipeError`]: If there is none. Errors of adapters that do not fit are their own.
+    """
     from peft import PeftModel
 
     try:

@@ -68,15 +68,15 @@ def plan(session: Session, blocks: Sequence[str | int]) -> str:
 
     model: Any = session.prepared.model
     args = session.arguments
-    names = resolve_blocks(model, blocks, granularity=args.granularity)
-    count = sum(p.numel() for name in [*names, *find_head(model)] for p in model.get_submodule(name).parameters())
+    names, head = resolve_blocks(model, blocks, granularity=args.granularity), find_head(model)
+    count = sum(p.numel() for name in [*names, *head] for p in model.get_submodule(name).parameters())
     rows, seeds = len(session.prepared.train), session.recipe.train.repeats
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
     return "\n".join(
         [
-            f"blocks: {', '.join(names) or 'none: the head alone'}",
-            f"trained: {count:,} parameters, head included",
+            f"blocks: {', '.join(names) or ('none: the head alone' if head else 'none, and the model has no head')}",
+            f"trained: {count:,} parameters{', head included' if head else ', the model has no head'}",
             f"rows: {rows:,} to train on, {len(session.prepared.test):,} to score",
             f"length: {length}, {batch} rows a step, {seeds} seed{'s' * (seeds > 1)}, {args.world_size} "
             f"process{'es' * (args.world_size > 1)}",

@@ -8,7 +8,7 @@ from .card import Picture, is_own_card, model_card, write_card
 from .compared import read_comparison
 from .facts import CardFacts, Measured, Part, Source, adapter_parts, hub_name, pipeline_tag, source_of
 from .files import pushed_files
-from .starting import StartingPoint, read_start
+from .starting import StartingPoint, read_start, search_start
 
 __all__ = [
     "CardFacts",
@@ -25,6 +25,7 @@ __all__ = [
     "pushed_files",
     "read_comparison",
     "read_start",
+    "search_start",
     "source_of",
     "write_card",
 ]

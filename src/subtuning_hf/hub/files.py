@@ -3,6 +3,7 @@ Which files of an output folder go to the Hub.
 
 An output folder also holds what is of no use elsewhere or must not leave the machine: locks, stored inputs of blocks,
 folders of trainings under way, and `training_args.bin`, a pickle in which the token for the Hub stands in plain text.
+A report is a page for whoever made the study: it tells of comparisons and machines, and is only published on purpose.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 JOURNAL = "journal"
+# What `subtuning report` writes beside the journal unless told otherwise.
+REPORT = "report.html"
 # Of Trainer: what begins with an underscore and checkpoints stay here.
 _LEFT = ("_*", "checkpoint-*", ".*")
 _LEFT_FILES = ("*.lock", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
@@ -20,7 +23,7 @@ _LEFT_FILES = ("*.lock", "training_args.bin", "optimizer.pt", "scheduler.pt", "s
 _NOT_OF_CHECKPOINTS = ("training_args.bin", "README.md")
 
 
-def pushed_files(folder: str | os.PathLike[str]) -> list[str]:
+def pushed_files(folder: str | os.PathLike[str], report: bool = False) -> list[str]:
     """
     The files that are pushed, of a folder with an adapter.
 
@@ -28,12 +31,13 @@ def pushed_files(folder: str | os.PathLike[str]) -> list[str]:
 
     Args:
         folder (`str` or `os.PathLike`): The folder.
+        report (`bool`, *optional*, defaults to `False`): Whether its `report.html` goes along.
 
     Returns: `list[str]`: paths in it with slashes, sorted.
     """
     root = Path(folder)
     found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if _goes(path))
+    return sorted(path.as_posix() for path in found if _goes(path) and (report or path.as_posix() != REPORT))
 
 
 def _goes(path: Path) -> bool:

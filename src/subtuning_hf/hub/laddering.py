@@ -12,6 +12,7 @@ from ..search.journal import Study
 from ..search.predictions import adds_nothing
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
+from ..search.space import UNTOUCHED
 from .markdown import code, number, plural, table, text
 
 # Of the predictions that were not followed by a training, so many are shown.
@@ -80,7 +81,7 @@ def _steps(result: SearchResult, rounds: Sequence[Round]) -> str:
     cells = [
         [
             str(row.round),
-            _label(row),
+            _label(row, result.has_head),
             number(sign * row.mean),
             "" if row.spread is None else number(row.spread),
             _gain(row),
@@ -101,9 +102,9 @@ def _steps(result: SearchResult, rounds: Sequence[Round]) -> str:
     return f"{table(headings, cells, left=2)}\n\n{' '.join(notes)}"
 
 
-def _label(row: LadderRow) -> str:
+def _label(row: LadderRow, has_head: bool) -> str:
     if row.block is None:
-        return text(row.label)
+        return text(row.named(has_head))
     names = " + ".join(code(name) for name in row.block.split(" + "))
     return names if row.added else f"*{names}*"
 
@@ -124,7 +125,7 @@ def _predictions(result: SearchResult) -> str:
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     cells = [
         [
-            " + ".join(map(code, row["blocks"])) or "head only",
+            " + ".join(map(code, row["blocks"])) or ("head only" if result.has_head else UNTOUCHED),
             number(row["predicted"]),
             "" if row["measured"] is None else number(sign * row["measured"]),
             "" if row["trainable_parameters"] is None else f"{row['trainable_parameters']:,}",

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import AdapterFileError, SubTuningError
+from ..errors import AdapterFileError, AdapterMismatchError, SubTuningError
 from ..search.lines import FORMAT
+from ..search.origin import SearchStart
 from ..search.records import Decision, StudySpec
 from .files import JOURNAL
 
@@ -34,17 +35,19 @@ class StartingPoint:
     What another search chose.
 
     Args:
-        source (`str`): Folder or Hub name of its adapter.
+        source (`str`): Folder or Hub name of its adapter, without a revision.
         blocks (`tuple[str, ...]`): The blocks of the adapter, in the order in which they were chosen where that is
             known, else as the adapter lists them.
         ordered (`bool`): Whether the order is that of a search.
         obstacles (`tuple[str, ...]`): Why they may not be used, each a sentence; empty if they may.
+        revision (`str`, *optional*): The commit on the Hub that was read; not compared.
     """
 
     source: str
     blocks: tuple[str, ...]
     ordered: bool
     obstacles: tuple[str, ...] = ()
+    revision: str | None = field(default=None, compare=False)
 
     @property
     def usable(self) -> bool:
@@ -57,7 +60,7 @@ def read_start(source: str | os.PathLike[str], spec: StudySpec, **hub: Any) -> S
     Read which blocks an adapter's search chose, and whether they mean the same in a study.
 
     Args:
-        source (`str` or `os.PathLike`): Folder or Hub name of an adapter with its journal.
+        source (`str` or `os.PathLike`): Folder or Hub name of an adapter with its journal; `user/adapter@revision` too.
         spec ([`StudySpec`]): The study that is to start from it.
         hub: For `hf_hub_download`, such as `revision` or `token`.
 
@@ -65,8 +68,13 @@ def read_start(source: str | os.PathLike[str], spec: StudySpec, **hub: Any) -> S
     Raises:
         [`AdapterFileError`]: If there is no adapter, or its configuration is not one.
     """
-    name = os.fspath(source)
-    config, journals, problem = _on_disk(Path(name)) if Path(name).is_dir() else _on_hub(name, hub)
+    name, commit = os.fspath(source), None
+    if Path(name).is_dir():
+        config, journals, problem = _on_disk(Path(name))
+    else:
+        name, _, revision = name.partition("@")
+        commit = _commit_of(name, {**hub, "revision": revision} if revision else hub)
+        config, journals, problem = _on_hub(name, {**hub, "revision": commit})
     chosen = _blocks_of(config)
     obstacles = [] if problem is None else [problem]
     decisions: list[Decision] = []
@@ -90,7 +98,29 @@ def read_start(source: str | os.PathLike[str], spec: StudySpec, **hub: Any) -> S
     order = in_order(chosen, decisions)
     if specs and order is None:
         obstacles.append("No search in its journal ended with its blocks.")
-    return StartingPoint(name, tuple(order or chosen), order is not None, tuple(obstacles))
+    return StartingPoint(name, tuple(order or chosen), order is not None, tuple(obstacles), commit)
+
+
+def search_start(source: str | os.PathLike[str], spec: StudySpec, **hub: Any) -> SearchStart:
+    """
+    What a search takes from an adapter that it starts from.
+
+    Args:
+        source (`str` or `os.PathLike`), spec ([`StudySpec`]), hub: As for [`read_start`].
+
+    Returns: [`SearchStart`]: of a folder its name alone is kept, since journals are published.
+    Raises:
+        [`AdapterFileError`]: If there is no adapter, or its configuration is not one.
+        [`AdapterMismatchError`]: If its blocks were not chosen on this base, or nothing says so.
+    """
+    found = read_start(source, spec, **hub)
+    if not found.usable:
+        raise AdapterMismatchError(
+            f"The search cannot start from '{found.source}'. {' '.join(found.obstacles)} Name an adapter that a search "
+            "on this base has chosen the blocks of, or leave `start_from` out."
+        )
+    local = Path(found.source).is_dir()
+    return SearchStart(found.blocks, Path(found.source).resolve().name if local else found.source, found.revision)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -109,6 +139,21 @@ def _on_disk(folder: Path) -> tuple[Path, list[Path], str | None]:
         return config, [], f"Its journal cannot be read: {str(error)[:300]}"
 
 
+def _commit_of(name: str, hub: dict[str, Any]) -> str | None:
+    """The commit that a name and its revision stand for, so that all files are of one."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi(token=hub.get("token")).model_info(name, revision=hub.get("revision")).sha
+    except Exception as error:
+        raise _missing(name, error) from error
+
+
+def _missing(name: str, error: Exception) -> AdapterFileError:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return AdapterFileError(f"There is no adapter '{name}', as a folder or on the Hub: {first}")
+
+
 def _on_hub(name: str, hub: dict[str, Any]) -> tuple[Path, list[Path], str | None]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -118,8 +163,7 @@ def _on_hub(name: str, hub: dict[str, Any]) -> tuple[Path, list[Path], str | Non
     try:
         config = Path(hf_hub_download(name, "adapter_config.json", **hub))
     except Exception as error:
-        first = str(error).strip().splitlines()[0]
-        raise AdapterFileError(f"There is no adapter '{name}', as a folder or on the Hub: {first}") from error
+        raise _missing(name, error) from error
     try:
         listed = [each for each in api.list_repo_files(name, revision=revision) if _is_journal(each)]
         infos = api.get_paths_info(name, listed, revision=revision) if listed else []

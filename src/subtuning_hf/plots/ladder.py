@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..errors import ArgumentsError
 from ..search.greedy import score_of
+from ..search.space import UNTOUCHED
 from .names import ordered_union, short_names
 from .style import Theme, finish, format_axis, format_of, in_short, new_figure, theme_of
 from .ticks import label_points, name_ticks
@@ -118,9 +119,11 @@ def _names(result: SearchResult, steps: Sequence[LadderRow]) -> list[str]:
     blocks = sorted(ordered_union([*known, *([row.label] for row in result.profile.rows)]))
     short = dict(zip(blocks, short_names(blocks)[0], strict=True))
 
+    bare = "head only" if result.has_head else UNTOUCHED
+
     def name(step: LadderRow) -> str:
         if step.block is None:
-            return f"all {step.num_blocks}" if step.num_blocks else "head only"
+            return f"all {step.num_blocks}" if step.num_blocks else bare
         return CHANGES[step.change][0] + " + ".join(short[block] for block in step.block.split(" + "))
 
     plain = not _sized(steps)

@@ -15,6 +15,7 @@ from ..search.predictions import adds_nothing, prediction_rows
 from ..search.profile import ProfileRow
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
+from ..search.space import UNTOUCHED
 from .facts import ReportFacts
 from .markup import Html, clipped, code, codes, count, folded, join, number, plural, seconds, share, table, tag, text
 from .words import ranges
@@ -60,10 +61,11 @@ def profile(facts: ReportFacts) -> Html:
         return Html("")
     chosen = set(facts.chosen.blocks) if facts.chosen is not None else set()
     shown: list[ProfileRow] = [*filter(None, [found.head_only]), *found.rows]
+    bare = "head only" if found.has_head else UNTOUCHED
     rows = [
         [
             str(facts.places[row.label]) if row.label in facts.places else "–",
-            code(row.label) if row.candidate.blocks else "head\u00a0only",
+            code(row.label) if row.candidate.blocks else bare.replace(" ", "\u00a0"),
             metric(facts, row.mean),
             number(row.spread),
             number(row.gain, sign=True) if row.candidate.blocks else "",
@@ -130,7 +132,7 @@ def _steps(facts: ReportFacts, rounds: Sequence[Round], result: SearchResult | N
     cells = [
         [
             str(row.round),
-            _label(row),
+            _label(row, facts.study.spec.has_head),
             metric(facts, row.mean),
             number(row.spread),
             number(row.gain, sign=True),
@@ -149,9 +151,9 @@ def _steps(facts: ReportFacts, rounds: Sequence[Round], result: SearchResult | N
     return at_length(caption, cells, table(caption, headings, cells, left=2, marked=marked))
 
 
-def _label(row: LadderRow) -> Html:
+def _label(row: LadderRow, has_head: bool) -> Html:
     if row.block is None:
-        return text(row.label)
+        return text(row.named(has_head))
     names = codes(row.block.split(" + "))
     return names if row.added else join([names, " (not taken)"])
 

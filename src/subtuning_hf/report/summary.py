@@ -11,6 +11,7 @@ from typing import Any
 
 from ..search.records import Candidate
 from ..search.scores import full_folds, score_of, spread_of, table_of
+from ..search.space import UNTOUCHED
 from .facts import ReportFacts, moment
 from .markup import Html, clipped, code, codes, join, number, plural, seconds, share, tag, text
 from .sections import metric
@@ -91,7 +92,7 @@ def _answer(facts: ReportFacts) -> Html:
     if result is None:
         return _best_so_far(facts)
     if not result.blocks:
-        chosen = text("No block: the head alone.")
+        chosen = text(f"No block: the {'head alone' if result.has_head else UNTOUCHED}.")
     elif len(result.blocks) <= _FEW_NAMES:
         chosen = join([codes(result.blocks), "."])
     else:
@@ -121,7 +122,7 @@ def _tiles(facts: ReportFacts) -> Html:
     if facts.chosen is not None:
         found.append(_score(facts, f"{name}, chosen blocks", facts.chosen.blocks))
         if facts.chosen.blocks:
-            found.append(_score(facts, f"{name}, head only", ()))
+            found.append(_score(facts, f"{name}, {'head only' if facts.chosen.has_head else UNTOUCHED}", ()))
         if set(facts.chosen.blocks) != set(sizes):
             found.append(_score(facts, f"{name}, all blocks", tuple(sizes)))
         tuned = sum(sizes.get(block, 0) for block in facts.chosen.blocks)

@@ -29,6 +29,7 @@ class Direction(ABC):
 
     def __init__(self, spec: StudySpec, search: SearchSpec) -> None:
         self.search = search
+        self.bare = "the head alone" if spec.has_head else "the untouched base"
         self.blocks = tuple(block.name for block in spec.blocks)
         self._sizes = {block.name: block.num_parameters for block in spec.blocks}
         self._places = {name: place for place, name in enumerate(self.blocks)}
@@ -53,6 +54,11 @@ class Direction(ABC):
     def places(self, candidate: Candidate) -> tuple[int, ...]:
         """Sorts candidates in forward order."""
         return tuple(self._places[name] for name in candidate.blocks)
+
+    def turn(self, candidate: Candidate) -> tuple[object, ...]:
+        """Sorts candidates into the order in which they are tried: those near to the search's start, then forward."""
+        near = () if self.search.start is None else self.search.start.turn(candidate)
+        return (*near, self.places(candidate))
 
     def exceeded(self, candidate: Candidate) -> str | None:
         """The bound that a selection is over, in words."""
@@ -90,7 +96,7 @@ class Forward(Direction):
         return found
 
     def decide(self, round_: Round, path: Sequence[Scored]) -> Decision:
-        return decide(round_, path[-1] if path else (), self.search)
+        return _decide_more(self, round_, path)
 
 
 class Backward(Direction):
@@ -104,13 +110,13 @@ class Backward(Direction):
 
     def following(self, selection: Candidate, decision: Decision | None = None) -> tuple[Candidate, ...] | str:
         # Reversed, so that a tie removes the block nearest the input, which is the dearest to train and to serve.
-        return tuple(reversed(remove_one(self.blocks, selection))) or "No block is left: the head alone."
+        return tuple(reversed(remove_one(self.blocks, selection))) or f"No block is left: {self.bare}."
 
     def decide(self, round_: Round, path: Sequence[Scored]) -> Decision:
         if round_.index == 0:
             count, some = len(self.start.blocks), len(self.start.blocks) < len(self.blocks)
             kept = f" that keep max_added_latency={self.search.max_added_latency:g} alone" if some else ""
-            return start(round_, f"all {count} blocks{kept} together score" if count else "the head alone scores")
+            return start(round_, f"all {count} blocks{kept} together score" if count else f"{self.bare} scores")
         # What a bound forbids is no measure for what it allows.
         allowed = [scored for scored in path if self.exceeded(scored[0].candidate) is None]
         return decide_removal(round_, allowed or path, self.search, self.exceeded(round_.selection))
@@ -141,7 +147,14 @@ class Listed(Direction):
         return tuple(sorted(wanted, key=lambda each: (-self.num_parameters(each), self.places(each))))
 
     def decide(self, round_: Round, path: Sequence[Scored]) -> Decision:
-        return decide(round_, path[-1] if path else (), self.search)
+        return _decide_more(self, round_, path)
+
+
+def _decide_more(rules: Direction, round_: Round, path: Sequence[Scored]) -> Decision:
+    """End a round of a search that starts from no block."""
+    if round_.index == 0:
+        return start(round_, f"{rules.bare} scores")
+    return decide(round_, path[-1] if path else (), rules.search)
 
 
 DIRECTIONS: dict[str, type[Direction]] = {rules.name: rules for rules in (Forward, Backward, Listed)}

@@ -30,6 +30,7 @@ from .scores import (
     standard_error_of,
     table_of,
 )
+from .space import UNTOUCHED
 
 __all__ = [
     "RELATIVE_TIE",
@@ -58,7 +59,7 @@ class SearchState:
         rounds (`tuple[Round, ...]`): All rounds begun; the last one has no decision while evaluations are missing.
         selection ([`Candidate`]): What is chosen so far.
         pending (`tuple[Unit, ...]`):
-            What to evaluate for the next decision, in a fixed order: candidates in forward order, then folds.
+            What to evaluate for the next decision, in a fixed order: candidates as they are tried, then folds.
         finished (`bool`): Whether there is nothing left to decide.
         reason (`str`, *optional*): Why the search is finished, in words.
         parts (`tuple[SearchState, ...]`, *optional*):
@@ -94,7 +95,7 @@ def replay(spec: StudySpec, search: SearchSpec, evaluations: Iterable[Evaluation
     table, pruner = table_of(evaluations), pruner_of(search)
     if search.direction == "best":
         parts = [_walk(DIRECTIONS[name](spec, search), pruner, spec.num_folds, table) for name in _BEST]
-        return _better_of(parts[0], parts[1], search, spec.num_folds, table)
+        return _better_of(parts[0], parts[1], search, spec, table)
     return _walk(DIRECTIONS[search.direction](spec, search), pruner, spec.num_folds, table)
 
 
@@ -111,7 +112,7 @@ def _walk(rules: Direction, pruner: Pruner, num_folds: int, table: Table) -> Sea
         verdict = judge(pruner, candidates, num_folds, table)
         round_ = Round(len(rounds), selection, candidates, verdict.used, None, verdict.pruned, rules.name)
         if verdict.pending:
-            return SearchState((*rounds, round_), selection, _forward(rules, verdict.pending), False)
+            return SearchState((*rounds, round_), selection, _in_turn(rules, verdict.pending), False)
         decision = rules.decide(round_, path)
         rounds.append(replace(round_, decision=decision))
         if decision.winner is None:
@@ -124,13 +125,13 @@ def _walk(rules: Direction, pruner: Pruner, num_folds: int, table: Table) -> Sea
         candidates = following
 
 
-def _forward(rules: Direction, units: Sequence[Unit]) -> tuple[Unit, ...]:
-    """Units with the candidates in forward order: those that train the earliest blocks, the dearest, first."""
-    return tuple(sorted(units, key=lambda unit: (rules.places(unit.candidate), unit.fold)))
+def _in_turn(rules: Direction, units: Sequence[Unit]) -> tuple[Unit, ...]:
+    """Units with the candidates as they are tried: those that train the earliest blocks, the dearest, first."""
+    return tuple(sorted(units, key=lambda unit: (*rules.turn(unit.candidate), unit.fold)))
 
 
 def _better_of(
-    forward: SearchState, backward: SearchState, search: SearchSpec, num_folds: int, table: Table
+    forward: SearchState, backward: SearchState, search: SearchSpec, spec: StudySpec, table: Table
 ) -> SearchState:
     """Put the two starts together; the backward one must beat the forward one, which ends with fewer blocks."""
     parts = (forward, backward)
@@ -138,13 +139,14 @@ def _better_of(
         current = backward if forward.finished else forward
         pending = tuple(dict.fromkeys((*forward.pending, *backward.pending)))
         return SearchState(current.rounds, current.selection, pending, False, None, parts)
+    names = [part.selection.label if part.selection.blocks or spec.has_head else UNTOUCHED for part in parts]
     if forward.selection == backward.selection:
-        return replace(forward, reason=f"Both starts end at {forward.selection.label}.", parts=parts)
-    before, after = (full_folds(table, part.selection, num_folds) for part in parts)
+        return replace(forward, reason=f"Both starts end at {names[0]}.", parts=parts)
+    before, after = (full_folds(table, part.selection, spec.num_folds) for part in parts)
     better, compared = is_better(before, after, search)
     reason = (
-        f"{'Backward' if better else 'Forward'} is taken: the backward start, which ends at {backward.selection.label},"
-        f" over the forward start, which ends at {forward.selection.label}, {compared}."
+        f"{'Backward' if better else 'Forward'} is taken: the backward start, which ends at {names[1]},"
+        f" over the forward start, which ends at {names[0]}, {compared}."
     )
     return replace(backward if better else forward, reason=reason, parts=parts)
 
@@ -198,7 +200,7 @@ def _ahead(rules: Direction, pruner: Pruner, num_folds: int, table: Table, part:
             return
         following = rules.following(decision.winner, decision)
     if not isinstance(following, str):
-        yield from _forward(rules, judge(pruner, following, num_folds, table).pending)
+        yield from _in_turn(rules, judge(pruner, following, num_folds, table).pending)
 
 
 def _leading(round_: Round, num_folds: int) -> Scored:

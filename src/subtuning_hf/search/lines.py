@@ -6,8 +6,8 @@ format. Every other line is one record. A line that was cut while it was written
 anything else that cannot be read is damage and is refused with its line number. Knows neither folders nor locks.
 
 Format 1 had neither final runs nor repeats, budgets, directions other than forward, or pruners. What is at its default
-is written as it was then, so a file of format 1 is continued as one and keeps its header. Format 2 had no proposals
-and no search that knew what serving costs.
+is written as it was then, so a file of format 1 is continued as one and keeps its header. Format 2 had no proposals,
+no search that knew what serving costs, and none that started from another.
 """
 
 from __future__ import annotations

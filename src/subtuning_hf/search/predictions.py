@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .proposals import ProposalRun
 from .records import Evaluation
 from .scores import score_of
+from .space import UNTOUCHED
 from .tables import count, decimal, seconds, text_table
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def prediction_table(result: SearchResult) -> str:
             [*_HEADINGS[:2], *[result.metric, *_HEADINGS[2:]] * measured, *["latency"] * (serving is not None)],
             [
                 [
-                    " + ".join(row["blocks"]) or "head only",
+                    " + ".join(row["blocks"]) or ("head only" if result.has_head else UNTOUCHED),
                     decimal(row["predicted"]),
                     *_measured(row, sign) * measured,
                     *([] if serving is None else [f"+{serving.relative(row['blocks']):.2f}"]),
@@ -80,13 +81,12 @@ def prediction_table(result: SearchResult) -> str:
     ]
     if len(shown) < len(rows):
         lines.append(f"... and {len(rows) - len(shown)} more, predicted to be no better and not trained.")
-    chosen = ", ".join(result.blocks) or "no block, the head alone"
     lines += [
         f"\n{result.reason}",
         *filter(None, [result.serving_words]),
         f"Predicted in {seconds(run.seconds)} s, then {_trainings(result, run)}; in arithmetic {run.planned:.2f} full "
         f"fine-tunes, {run.fine_tunes:.2f} of them to predict. Predictions have a scale of their own.",
-        f"Chosen: {chosen}.",
+        f"Chosen: {result.chosen_words}.",
     ]
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .records import Candidate, Evaluation, StudySpec, Unit
 from .scores import averaged, deviation, paired_gain, score_of, spread_of, standard_error_of, table_of
-from .space import HEAD_ONLY, windows
+from .space import HEAD_ONLY, UNTOUCHED, windows
 from .tables import count, decimal, seconds, text_table, to_frame
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Profile:
         head_only ([`ProfileRow`], *optional*): The head alone; None while it lacks a fold.
         rows (`tuple[ProfileRow, ...]`): The candidates in the order they were asked for, by default in forward order.
         missing (`tuple[Candidate, ...]`): Candidates asked for that lack a fold.
+        has_head (`bool`, *optional*, defaults to `True`):
+            Whether the model has a head; `head_only` is the untouched base otherwise.
     """
 
     metric: str
@@ -80,6 +82,7 @@ class Profile:
     head_only: ProfileRow | None
     rows: tuple[ProfileRow, ...]
     missing: tuple[Candidate, ...] = ()
+    has_head: bool = True
 
     def to_rows(self) -> list[dict[str, Any]]:
         """`list[dict]`: one flat row a candidate, for `pandas.DataFrame(...)` or JSON."""
@@ -119,7 +122,7 @@ class Profile:
             headings,
             [
                 (
-                    row.label,
+                    row.label if row.candidate.blocks or self.has_head else UNTOUCHED,
                     decimal(sign * row.mean),
                     decimal(row.spread),
                     decimal(row.gain, sign=True) if row.candidate != HEAD_ONLY else "",
@@ -167,7 +170,8 @@ def predicted_profile(spec: StudySpec, run: ProposalRun) -> Profile:
         )
     alone = tuple(row for row in rows if row.candidate != HEAD_ONLY)
     first = next((row for row in rows if row.candidate == HEAD_ONLY), None)
-    return Profile("predicted score", True, 1, first, alone, tuple(one for one in missing if one != HEAD_ONLY))
+    lacking = tuple(one for one in missing if one != HEAD_ONLY)
+    return Profile("predicted score", True, 1, first, alone, lacking, spec.has_head)
 
 
 def profile_of(
@@ -196,6 +200,7 @@ def profile_of(
         head_only=_row(spec, HEAD_ONLY, head, head) if head else None,
         rows=tuple(_row(spec, wanted, complete[wanted], head) for wanted in candidates if complete[wanted]),
         missing=tuple(wanted for wanted in candidates if not complete[wanted]),
+        has_head=spec.has_head,
     )
 
 

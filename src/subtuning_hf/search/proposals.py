@@ -19,6 +19,7 @@ from .directions import Forward
 from .greedy import SearchState, replay
 from .records import Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec, Unit
 from .scores import best_of, paired_gain, score_of, table_of
+from .space import in_forward_order
 
 # Most selections that are trained, and the least share of a full training that tells them apart.
 MOST_CONFIRMED = 3
@@ -182,7 +183,7 @@ def predict_ladder(
     """
     known: dict[Candidate, Predicted] = {}
     # Predictions have a scale of their own, on which the user's least gain means nothing: any gain counts.
-    rules = replace(search, strategy="exact", budget=None, min_gain=None, pruner="none", score_limit=None)
+    rules = replace(search, strategy="exact", budget=None, min_gain=None, pruner="none", score_limit=None, start=None)
     evaluations: list[Evaluation] = []
     spec = replace(spec, num_folds=1)
     while not (state := replay(spec, rules, evaluations)).finished:
@@ -190,7 +191,26 @@ def predict_ladder(
             if unit.candidate not in known:
                 known[unit.candidate] = predict(unit.candidate)
             evaluations.append(Evaluation(unit.candidate, 0, known[unit.candidate].score, 1))
+    started = started_with(spec, search)
+    if started is not None and started not in known:
+        known[started] = predict(started)
     return state, tuple(sorted(known.values(), key=lambda each: -each.score))
+
+
+def started_with(spec: StudySpec, search: SearchSpec) -> Candidate | None:
+    """
+    The selection that a search starts from.
+
+    Args:
+        spec ([`StudySpec`]), search ([`SearchSpec`]): Blocks, bounds and start.
+
+    Returns: [`Candidate`] or `None`: `None` without a start, or if it does not keep the bounds.
+    """
+    if search.start is None:
+        return None
+    names = [block.name for block in spec.blocks]
+    started = in_forward_order(names, search.start.blocks)
+    return started if Forward(spec, search).exceeded(started) is None else None
 
 
 def shortlist_of(
@@ -209,16 +229,23 @@ def shortlist_of(
         predictions (`Sequence[Predicted]`): Best first.
         most (`int`, *optional*): How many.
 
-    Returns: `list[Candidate]`: what that search chose, then the best predicted others of no more blocks that keep the
-        bounds. Shortened trainings favour larger selections, which learn faster: they could not tell whether more
-        blocks are worth it.
+    Returns: `list[Candidate]`: what that search chose, then what it starts from, then the best predicted others of no
+        more blocks that keep the bounds. Shortened trainings favour larger selections, which learn faster: they could
+        not tell whether more blocks are worth it. Where that search chose the head alone, the best predicted block
+        comes first: a few steps train a head as well as many, but not a block, so that predictions cannot tell that no
+        block is worth it. Trainings, where there are any, can.
     """
-    size = max(len(state.selection.blocks), 1)
-    others = [each.candidate for each in predictions if len(each.candidate.blocks) <= size]
-    found = [state.selection, *others]
     bounds = Forward(spec, search)
     # A search that removes blocks begins with selections that are over the bounds.
-    return [one for one in dict.fromkeys(found) if one == state.selection or bounds.exceeded(one) is None][:most]
+    within = [each.candidate for each in predictions if bounds.exceeded(each.candidate) is None]
+    first = state.selection
+    if not first.blocks:
+        some = [one for one in within if one.blocks]
+        first = next(iter([one for one in some if len(one.blocks) == 1] or some), first)
+    size = max(len(first.blocks), 1)
+    started = started_with(spec, search)
+    found = [first, *([] if started is None else [started]), *(one for one in within if len(one.blocks) <= size)]
+    return list(dict.fromkeys(found))[:most]
 
 
 def plan_confirmation(
@@ -244,6 +271,29 @@ def plan_confirmation(
         if left >= LEAST_SHARE * training + scoring:
             return count, (left - scoring) / training, 1
     return 1, 1.0, 0
+
+
+def plan_shortlist(
+    shortlist: Sequence[Candidate], prices: Sequence[tuple[float, float]], left: float, num_folds: int
+) -> tuple[tuple[Candidate, ...], float, int]:
+    """
+    Which selections are trained, how long, and on how many folds.
+
+    Args:
+        shortlist (`Sequence[Candidate]`): Best predicted first; another may be larger, if the search starts from it.
+        prices (`Sequence[tuple[float, float]]`): Of a full training and of the scoring of each, on one fold.
+        left (`float`), num_folds (`int`): As for [`plan_confirmation`].
+
+    Returns: `tuple[tuple[Candidate, ...], float, int]`: selections, share of the full training, number of folds. A
+        larger selection than the one predicted best is compared by full trainings, or not at all.
+    """
+    trainings, scorings = [training for training, _ in prices], [scoring for _, scoring in prices]
+    count, share, folds = plan_confirmation(trainings, scorings, left, num_folds)
+    size = max(len(shortlist[0].blocks), 1)
+    fair = [place for place, one in enumerate(shortlist) if len(one.blocks) <= size]
+    if len(fair) == len(shortlist) or (count > 1 and share == 1.0):
+        return tuple(shortlist[:count]), share, folds
+    return plan_shortlist([shortlist[place] for place in fair], [prices[place] for place in fair], left, num_folds)
 
 
 # --- deciding --------------------------------------------------------------------------------
@@ -274,14 +324,20 @@ def confirm(run: ProposalRun, evaluations: Iterable[Evaluation]) -> SearchState:
 
 def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
     first = run.shortlist[0]
+    predicted = f"{first.label} is predicted best by {run.search.strategy}"
+    none, itself = run.predicted(Candidate()), run.predicted(first)
+    none_is_better = none is not None and itself is not None and none.score > itself.score
+    if none_is_better and first.blocks:
+        predicted = f"{predicted} of what tunes a block, though behind tuning none"
     if not run.units:
-        reason = f"{first.label} is predicted best by {run.search.strategy}; the budget left no room to train others."
+        reason = f"{predicted}; the budget left no room to train others."
+        if none_is_better and first.blocks:
+            reason += " Predictions cannot tell that no block is worth it; strategy='exact' can."
         return Decision(0, first, None, None, None, reason, "list")
     scored = {c: tuple(each for each in used if each.candidate == c) for c in run.shortlist}
     best = best_of({candidate: score_of(scored[candidate]) for candidate in reversed(run.shortlist)})
     others = len(run.shortlist) - 1
     compared = "the other one" if others == 1 else f"the {others} others"
-    predicted = f"{first.label} is predicted best by {run.search.strategy}"
     if best == first:
         reason = f"{predicted}, and was no worse than {compared} when trained."
         return Decision(0, first, None, None, None, reason, "list")
@@ -293,9 +349,13 @@ def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
             f"error ({error:.3g})."
         )
         return Decision(0, first, gain, error, error, reason, "list")
+    start = run.search.start
+    chosen = f"that {run.search.strategy} predicted best"
+    if start is not None and set(start.blocks) in ({*one.blocks} for one in run.shortlist):
+        chosen = f"that {run.search.strategy} predicted best or that '{start.source}' has"
     reason = (
-        f"{best.label} was best of the {others + 1} that {run.search.strategy} predicted best when these were trained: "
-        f"{gain:.3g} above {first.label}, which was predicted first."
+        f"{best.label} was best of the {others + 1} {chosen} when these were trained: {gain:.3g} above {first.label}, "
+        "which was predicted first."
     )
     return Decision(0, best, gain, error, error, reason, "list")
 

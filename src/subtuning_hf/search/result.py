@@ -19,6 +19,7 @@ from .profile import Profile, profile_of
 from .proposals import ProposalRun
 from .records import Candidate, Evaluation, Round, SearchSpec, StudySpec
 from .serving import ServingCost
+from .space import UNTOUCHED
 from .tables import count, decimal, seconds, text_table, to_frame
 
 if TYPE_CHECKING:
@@ -74,8 +75,12 @@ class LadderRow:
     @property
     def label(self) -> str:
         """The step in words."""
+        return self.named()
+
+    def named(self, has_head: bool = True) -> str:
+        """The step in words, of a model with a head or without one."""
         if self.block is None:
-            return f"all {self.num_blocks} blocks" if self.num_blocks else "head only"
+            return f"all {self.num_blocks} blocks" if self.num_blocks else "head only" if has_head else UNTOUCHED
         sign = {"remove": "- ", "add": "+ "}.get(self.change, "")
         return f"{sign}{self.block}"
 
@@ -118,6 +123,7 @@ class SearchResult:
         confirmations (`tuple[Evaluation, ...]`, *optional*): The trainings of the best predicted selections.
         search ([`SearchSpec`], *optional*): What was asked for, with what serving costs.
         left_out (`tuple[Candidate, ...]`, *optional*): Not trained since they add too much latency; see `left_out`.
+        has_head (`bool`, *optional*, defaults to `True`): Whether the model has a head, which is trained with no block.
     """
 
     blocks: tuple[str, ...]
@@ -132,6 +138,7 @@ class SearchResult:
     confirmations: tuple[Evaluation, ...] = ()
     search: SearchSpec | None = None
     left_out: tuple[Candidate, ...] = ()
+    has_head: bool = True
 
     @classmethod
     def from_state(
@@ -179,6 +186,7 @@ class SearchResult:
             confirmations=() if proposal is None else tuple(used),
             search=search,
             left_out=() if search is None else left_out(spec, search),
+            has_head=spec.has_head,
         )
 
     @property
@@ -204,6 +212,11 @@ class SearchResult:
             words += f"{names}."
         return words
 
+    @property
+    def chosen_words(self) -> str:
+        """`str`: the blocks, or what it means that there is none."""
+        return ", ".join(self.blocks) or f"no block, the {'head alone' if self.has_head else UNTOUCHED}"
+
     def to_rows(self) -> list[dict[str, Any]]:
         """`list[dict]`: the ladder, one flat row a step; of a search that predicts, one row a prediction."""
         if self.proposal is not None:
@@ -223,16 +236,16 @@ class SearchResult:
         """`str`: the ladder as text, the metric as it is, and what came out."""
         if self.proposal is not None:
             return prediction_table(self)
-        chosen = ", ".join(self.blocks) or "no block, the head alone"
         parts = self.parts or (self.rounds,)
-        ladders = [ladder_table(part, self.metric, self.greater_is_better, self.serving) for part in parts]
+        shared = (self.metric, self.greater_is_better, self.serving, self.has_head)
+        ladders = [ladder_table(part, *shared) for part in parts]
         titles = [f"{part[0].direction.capitalize()}:\n" for part in self.parts] or [""]
         trainings = f"{self.cost.num_evaluations} trainings"
         if self.cost.full_trainings != self.cost.num_evaluations:
             trainings += f", worth {self.cost.full_trainings:.1f} full ones"
         shown = "\n\n".join(map("".join, zip(titles, ladders, strict=True)))
         lines = [f"{shown}\n", self.reason, *filter(None, [self.serving_words])]
-        return "\n".join([*lines, f"Chosen: {chosen} ({trainings}, {seconds(self.cost.seconds)} s)."])
+        return "\n".join([*lines, f"Chosen: {self.chosen_words} ({trainings}, {seconds(self.cost.seconds)} s)."])
 
 
 def ladder(rounds: Iterable[Round], serving: ServingCost | None = None) -> tuple[LadderRow, ...]:
@@ -290,6 +303,7 @@ def ladder_table(
     metric: str = "score",
     greater_is_better: bool = True,
     serving: ServingCost | None = None,
+    has_head: bool = True,
 ) -> str:
     """
     The steps of a search as text.
@@ -299,6 +313,7 @@ def ladder_table(
         metric (`str`, *optional*, defaults to `"score"`): Heading of the scores.
         greater_is_better (`bool`, *optional*, defaults to `True`): If not, scores are shown with their sign turned.
         serving ([`ServingCost`], *optional*): What selections cost to serve; adds a column, in passes of the base.
+        has_head (`bool`, *optional*, defaults to `True`): Whether a head is trained where there is no block.
 
     Returns: `str`: a step that was not taken is in parentheses.
     """
@@ -313,7 +328,7 @@ def ladder_table(
         [
             [
                 str(row.round),
-                row.label if row.block is None else row.block if row.added else f"({row.block})",
+                row.named(has_head) if row.block is None else row.block if row.added else f"({row.block})",
                 decimal(sign * row.mean),
                 decimal(row.spread),
                 decimal(row.gain, sign=True),

@@ -15,6 +15,8 @@ from ..errors import ArgumentsError, UnknownBlockError
 from .records import Candidate, Unit
 
 HEAD_ONLY = Candidate(())
+# What no block is in words where the model has no head: nothing is trained then.
+UNTOUCHED = "untouched base"
 
 
 def in_forward_order(blocks: Sequence[str], chosen: Collection[str]) -> Candidate:

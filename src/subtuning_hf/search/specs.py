@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ArgumentsError
 from . import checks
+from .origin import SearchStart
 from .serving import ServingCost
 from .units import BlockInfo, Candidate
 
@@ -66,6 +67,11 @@ class StudySpec:
     def fingerprint(self) -> str:
         """Hash of blocks, folds, metric and fingerprints: 32 hexadecimal digits."""
         return checks.digest(self._identity(), 16)
+
+    @property
+    def has_head(self) -> bool:
+        """`bool`: whether the model has a head, which is then trained with every selection; yes if nothing says so."""
+        return self.environment.get("head") != ""
 
     def _identity(self) -> dict[str, Any]:
         """What tells this study from others."""
@@ -147,6 +153,9 @@ class SearchSpec:
         serving_aware (`bool`, *optional*, defaults to `False`):
             Take the candidate that adds least latency among those that are about as good as the best; see
             `decisions.cheapest_to_serve` for the rule.
+        start ([`SearchStart`], *optional*):
+            Blocks that another search chose: candidates nearest to them are tried first, which changes no decision.
+            Searches that predict train them beside the best predicted.
 
     Raises: [`ArgumentsError`]: If a value is of another type or out of range.
     """
@@ -166,6 +175,7 @@ class SearchSpec:
     serving: ServingCost | None = checks.later(None)  # noqa: RUF009 (a field; and the record is frozen)
     max_added_latency: float | None = checks.later(None)
     serving_aware: bool = checks.later(False)
+    start: SearchStart | None = checks.later(None)  # noqa: RUF009 (as above)
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("direction", DIRECTIONS), ("pruner", PRUNERS)):
@@ -199,6 +209,8 @@ class SearchSpec:
         if self.score_limit is not None:
             checks.put(self, "score_limit", checks.finite(self.score_limit, "SearchSpec.score_limit"))
         self._check_serving()
+        if self.start is not None:
+            checks.instance(SearchStart, self.start, "SearchSpec.start")
 
     def _check_serving(self) -> None:
         checks.instance(bool, self.serving_aware, "SearchSpec.serving_aware")
@@ -242,6 +254,8 @@ class SearchSpec:
             values["candidates"] = [candidate.to_json() for candidate in self.candidates]
         if self.serving is not None:
             values["serving"] = self.serving.to_json()
+        if self.start is not None:
+            values["start"] = self.start.to_json()
         return values
 
     @classmethod
@@ -252,6 +266,8 @@ class SearchSpec:
             values["candidates"] = tuple(map(Candidate.from_json, listed))
         if "serving" in values:
             values["serving"] = ServingCost.from_json(values["serving"])
+        if "start" in values:
+            values["start"] = SearchStart.from_json(values["start"])
         return cls(**values)
 
 

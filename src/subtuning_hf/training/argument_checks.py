@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..blocks.granularity import GRANULARITIES
 from ..errors import ArgumentsError
 from ..search.records import DIRECTIONS, PRUNERS, STRATEGIES
+from ..tuner.initialise import INITS
 from .values import check_choice, check_int, check_number
 
 if TYPE_CHECKING:
@@ -55,9 +56,17 @@ def check_search(args: GreedySubTuningArguments) -> None:
         check_number("min_gain", args.min_gain, "a number of 0 or more, or None", lambda v: v >= 0)
     if args.max_blocks is not None:
         check_int("max_blocks", args.max_blocks, 0)
+    if args.start_from is not None and (not isinstance(args.start_from, str) or not args.start_from):
+        raise ArgumentsError(f"`start_from` must be the folder or Hub name of an adapter, found {args.start_from!r}.")
     if args.num_threads is not None:
         check_int("num_threads", args.num_threads, 1)
     check_choice("init_head", args.init_head, ("model", "fit"))
+    check_choice("init_blocks", args.init_blocks, INITS)
+    if args.strategy != "exact" and args.init_blocks != "pretrained":
+        raise ArgumentsError(
+            f"strategy='{args.strategy}' predicts what pretrained blocks give when they are tuned, but "
+            f"init_blocks='{args.init_blocks}' starts them anew. Leave `init_blocks` out, or set strategy='exact'."
+        )
     check_number("prefix_cache_gb", args.prefix_cache_gb, "a number of 0 or more", lambda v: v >= 0)
     if args.augmentation_views is not None:
         check_int("augmentation_views", args.augmentation_views, 1)

@@ -20,6 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from ..blocks.granularity import GRANULARITIES
 from ..errors import ArgumentsError
 from ..search.records import DIRECTIONS, PRUNERS, STRATEGIES
+from ..tuner.initialise import INITS
 from .argument_checks import check_folds, check_search, check_serving, check_training
 from .world import join_restarted
 
@@ -69,6 +70,11 @@ class GreedySubTuningArguments(TrainingArguments):
         granularity (`str`, *optional*, defaults to `"block"`):
             What is chosen from: whole `"stage"`s, `"block"`s, or `"submodule"`s of blocks (attention, MLP, norm,
             convolution); see `find_blocks`. Indices and patterns, here and in `train(blocks=...)`, are of these.
+        start_from (`str`, *optional*):
+            Folder or Hub name (`user/adapter`, `user/adapter@revision`) of an adapter of the same base, with the
+            journal of its search: candidates nearest to its blocks are tried first. Its scores are never used. An exact
+            search decides as it does without. One that predicts spends at most half of `search_budget` on predictions,
+            and trains this selection beside the one that it predicts best.
         max_blocks (`int`, *optional*):
             Most blocks that are chosen.
         max_trainable_parameters (`int`, *optional*):
@@ -142,6 +148,9 @@ class GreedySubTuningArguments(TrainingArguments):
         init_head (`str`, *optional*, defaults to `"model"`):
             What the head starts from: `"model"`, as it is given, or `"fit"`, the linear head fitted in closed form to
             the frozen model's features of the training rows (of the fold, in a search), as in LP-FT.
+        init_blocks (`str`, *optional*, defaults to `"pretrained"`):
+            What tuned blocks start from: `"pretrained"`, or `"random"` weights drawn from the seed. For strategy
+            `"exact"`, since predictions are made with pretrained blocks, and for `train(blocks=...)`.
         num_threads (`int`, *optional*):
             CPU threads of torch during search and training; recorded with the study. By default as torch has it.
 
@@ -166,6 +175,9 @@ class GreedySubTuningArguments(TrainingArguments):
         default=None, metadata={"help": "Selections to compare with direction 'list'; or 'pairs', or 'windows:2'."}
     )
     granularity: str = field(default="block", metadata={"help": "What is chosen from.", "choices": list(GRANULARITIES)})
+    start_from: str | None = field(
+        default=None, metadata={"help": "An adapter of the same base whose blocks are tried first."}
+    )
     max_blocks: int | None = field(default=None, metadata={"help": "Most blocks that are chosen."})
     max_trainable_parameters: int | None = field(
         default=None, metadata={"help": "Most parameters that are trained, head included."}
@@ -221,6 +233,9 @@ class GreedySubTuningArguments(TrainingArguments):
     )
     init_head: str = field(
         default="model", metadata={"help": "What the head starts from.", "choices": ["model", "fit"]}
+    )
+    init_blocks: str = field(
+        default="pretrained", metadata={"help": "What tuned blocks start from.", "choices": list(INITS)}
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of torch; recorded with the study."})
 

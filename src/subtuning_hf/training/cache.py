@@ -23,7 +23,7 @@ from ..blocks import find_blocks
 from ..errors import PrefixCacheError, SubTuningError
 from ..prefix import Trunk, TrunkCosts, plan_cuts
 from .arguments import GreedySubTuningArguments
-from .carrying import BLIND, LOOPS, carry_numbers, overridden
+from .carrying import BLIND, LOOPS, carry_numbers, overridden, showing_epochs
 from .data import is_hf, is_random, same_value, view
 from .guard import unaltered
 from .recipe import Recipe
@@ -194,13 +194,14 @@ class Cache:
     @contextmanager
     def starting_at(self, trainer: Trainer, cut: int) -> Iterator[None]:
         """While this lasts, the trainer's model starts at a cut for rows that carry their numbers."""
-        if self.trunk is None or cut == 0:
-            yield
-            return
-        model: Any = trainer.model
-        light = self.rows.is_light
-        with self.trunk.starting_at(model, cut, strict=light), carry_numbers(trainer, model, plain=light):
-            yield
+        with showing_epochs(trainer):
+            if self.trunk is None or cut == 0:
+                yield
+                return
+            model: Any = trainer.model
+            light = self.rows.is_light
+            with self.trunk.starting_at(model, cut, strict=light), carry_numbers(trainer, model, plain=light):
+                yield
 
 
 class CachedRows:

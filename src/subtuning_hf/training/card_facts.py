@@ -40,7 +40,7 @@ def changed_arguments(args: GreedySubTuningArguments) -> dict[str, Any]:
     Returns: `dict[str, Any]`: plain values; neither places, nor names of accounts, nor the seed are among them.
     """
     own = GreedySubTuningArguments.__annotations__.keys() | {"metric_for_best_model", "greater_is_better"}
-    hidden = (EXCLUDED - own) | {"dry_run", "seed"}
+    hidden = (EXCLUDED - own) | {"dry_run", "seed", "start_from"}
     found = {}
     for field in dataclasses.fields(args):
         if field.name in hidden or not field.init or field.name.startswith("_"):

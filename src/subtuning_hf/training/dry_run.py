@@ -32,6 +32,7 @@ from .evaluator import release, seed_all
 from .guard import unaltered
 from .prepare import Prepared
 from .progress import CostModel, format_seconds
+from .proposing import allowance
 from .recipe import Recipe
 
 STEPS = 3
@@ -195,7 +196,7 @@ def _plan_predictions(recipe: Recipe, prepared: Prepared, asked: SearchSpec) -> 
     known = find_study(prepared.folder)
     run = None if known is None else next((one for one in known.proposals if one.search == asked), None)
     done = 0 if run is None or known is None else len({each.unit for each in known.evaluations} & set(run.units))
-    predicting = make_proposal(asked.strategy).allowance(asked.budget)
+    predicting = allowance(make_proposal(asked.strategy), asked)
     rounds = [PlannedRound(f"predict ({asked.strategy})", len(names) + 1, 0, predicting * whole, False)]
     if predicting < asked.budget:
         rest = (asked.budget - predicting) * whole
@@ -246,7 +247,8 @@ def measure(recipe: Recipe, prepared: Prepared, candidate: Candidate) -> tuple[i
         steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates)
         args.max_steps = min(steps, STEPS + 1)
         seed_all(args)
-        model = get_peft_model(recipe.model, SubTuningConfig(blocks=list(candidate.blocks)))
+        config = SubTuningConfig(blocks=list(candidate.blocks), init_blocks=args.init_blocks)
+        model = get_peft_model(recipe.model, config)
         trainer = recipe.without_callbacks().trainer(model, args, recipe.training_rows(fold.train))
         try:
             trainer.add_callback(clock)

@@ -154,7 +154,8 @@ class Evaluator:
             args = args.for_candidate(folder, recipe.needs_inner_split)
             head = self._first_head(args, fold) if args.init_head == "fit" else None
             seed_all(args)
-            model = get_peft_model(recipe.model, SubTuningConfig(blocks=list(candidate.blocks)))
+            config = SubTuningConfig(blocks=list(candidate.blocks), init_blocks=args.init_blocks)
+            model = get_peft_model(recipe.model, config)
             if head is not None:
                 put_head(model, head)
             trainer: Trainer | None = None

@@ -43,7 +43,7 @@ EXCLUDED = _names(
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
     strategy direction candidates granularity min_gain max_blocks max_trainable_parameters pruner confidence reduction
     smallest_budget score_limit speculate use_cpu blocks dry_run study_tag num_threads fsdp fsdp_config deepspeed
-    parallelism_config prefix_cache prefix_cache_gb search_budget
+    parallelism_config start_from prefix_cache prefix_cache_gb search_budget
     latency_profile serving_tasks serving_batch max_added_latency serving_aware
     metric_for_best_model greater_is_better fold_seed
     """
@@ -56,7 +56,7 @@ INNER_ONLY = _names(
     """
 )
 # Fields that came after studies had been made: at these values nothing is as it was not before.
-LATER = {"augmentation_views": None, "init_head": "model"}
+LATER = {"augmentation_views": None, "init_head": "model", "init_blocks": "pretrained"}
 # How often rows are read and by how many workers matters where reading draws random numbers.
 RANDOM_DATA_ONLY = frozenset({"dataloader_num_workers"})
 _CONFIG_NOISE = ("_name_or_path", "name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype")

@@ -25,6 +25,7 @@ from ..blocks import find_blocks, find_head, resolve_blocks
 from ..errors import ArgumentsError, BlockSelectionError, StudyMismatchError
 from ..search.folds import Fold
 from ..search.journal import find_study
+from ..search.origin import SearchStart
 from ..search.records import BlockInfo, Candidate, SearchSpec, StudySpec
 from ..search.space import in_forward_order, pairs, windows
 from .arguments import GreedySubTuningArguments
@@ -63,7 +64,9 @@ def journal_folder(args: GreedySubTuningArguments) -> Path:
     return args.folder / "journal"
 
 
-def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpec) -> SearchSpec:
+def search_spec(
+    args: GreedySubTuningArguments, model: nn.Module, spec: StudySpec, start: SearchStart | None = None
+) -> SearchSpec:
     """
     What is decided, and how.
 
@@ -71,6 +74,7 @@ def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpe
         args ([`GreedySubTuningArguments`]): What is asked for.
         model (`torch.nn.Module`): The base model, whose head counts among what is trained.
         spec ([`StudySpec`]): The study.
+        start ([`SearchStart`], *optional*): What it starts from.
 
     Returns: [`SearchSpec`]
     Raises: [`ArgumentsError`], [`BlockSelectionError`]
@@ -92,6 +96,7 @@ def search_spec(args: GreedySubTuningArguments, model: nn.Module, spec: StudySpe
         serving=serving_cost(args, spec),
         max_added_latency=args.max_added_latency,
         serving_aware=args.serving_aware,
+        start=start,
     )
 
 

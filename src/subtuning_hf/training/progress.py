@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..search.greedy import SearchState, score_of
 from ..search.records import Candidate, Evaluation, StudySpec, Unit
+from ..search.space import UNTOUCHED
 
 
 class CostModel:
@@ -86,10 +87,10 @@ def format_metric(score: float, spec: StudySpec) -> str:
     return f"{100 * value:.1f} %" if spec.greater_is_better and 0 <= value <= 1 else f"{value:.4g}"
 
 
-def short_label(candidate: Candidate) -> str:
+def short_label(candidate: Candidate, has_head: bool = True) -> str:
     """What tells a candidate from others in a line that has little room."""
     if not candidate.blocks:
-        return "head only"
+        return "head only" if has_head else UNTOUCHED
     names = [".".join(name.split(".")[-2:]) for name in candidate.blocks]
     return " + ".join(names) if len(names) < 3 else f"{names[0]} + ... + {names[-1]}"
 
@@ -198,7 +199,7 @@ class StudyProgress:
             return ""
         scores = {candidate: score_of(evaluations) for candidate, evaluations in complete.items()}
         leader = max(scores, key=lambda candidate: scores[candidate])
-        return f"best {short_label(leader)} {format_metric(scores[leader], self.spec)}"
+        return f"best {short_label(leader, self.spec.has_head)} {format_metric(scores[leader], self.spec)}"
 
     def remaining(self) -> str:
         """`str`: time left in this round, and at most in all; empty before anything was measured."""

@@ -27,7 +27,7 @@ from ..search.proposals import (
     MOST_CONFIRMED,
     Predicted,
     ProposalRun,
-    plan_confirmation,
+    plan_shortlist,
     predict_ladder,
     shortlist_of,
 )
@@ -61,7 +61,7 @@ def propose(
         seed_all(recipe.args)
         problem = make_problem(recipe, spec, folds, cache)
         proposal = make_proposal(search.strategy)
-        prediction = _fit(proposal, problem, search.budget)
+        prediction = _fit(proposal, problem, search)
 
         def predict(candidate: Candidate) -> Predicted:
             estimate = prediction(candidate.blocks)
@@ -71,32 +71,52 @@ def propose(
     spent = problem.meter.spent
     found = shortlist_of(spec, search, state, predictions, most=MOST_CONFIRMED + 1)
     # In a model without a head there is nothing to train but blocks.
-    shortlist = ([one for one in found if one.blocks or problem.head] or found)[:MOST_CONFIRMED]
-    prices = [_prices(recipe, problem, folds[-1], one, cache) for one in shortlist]
-    trainings, scorings = [training for training, _ in prices], [scoring for _, scoring in prices]
-    count, share, num_folds = plan_confirmation(trainings, scorings, search.budget - spent, len(folds))
+    listed = ([one for one in found if one.blocks or problem.head] or found)[:MOST_CONFIRMED]
+    prices = {one: _prices(recipe, problem, folds[-1], one, cache) for one in listed}
+    left = search.budget - spent
+    shortlist, share, num_folds = plan_shortlist(listed, [prices[one] for one in listed], left, len(folds))
+    trainings, scorings = zip(*(prices[one] for one in shortlist), strict=True)
     # The fold that predictions were made on comes last.
     trained = [*range(1, len(folds)), 0][:num_folds]
     return ProposalRun(
         search=search,
         predictions=predictions,
-        shortlist=tuple(shortlist[:count]),
+        shortlist=shortlist,
         folds=tuple(trained),
         share=share,
         fine_tunes=spent,
-        planned=spent + num_folds * (share * sum(trainings[:count]) + sum(scorings[:count])),
+        planned=spent + num_folds * (share * sum(trainings) + sum(scorings)),
         seconds=time.perf_counter() - started,
         info={"started": time.time() - (time.perf_counter() - started)},
     )
 
 
-def _fit(proposal: Proposal, problem: Problem, budget: float) -> Prediction:
+def allowance(proposal: Proposal, search: SearchSpec) -> float:
+    """
+    What predictions may take of the budget of a search; the rest trains the best predicted.
+
+    Args:
+        proposal ([`Proposal`]): What it would take.
+        search ([`SearchSpec`]): Budget and start. Where there is a start, half is kept to train what it names.
+
+    Returns: `float`: in full fine-tunes.
+    """
+    assert search.budget is not None
+    wanted = proposal.allowance(search.budget)
+    return wanted if search.start is None else min(wanted, 0.5 * search.budget)
+
+
+def _fit(proposal: Proposal, problem: Problem, search: SearchSpec) -> Prediction:
     """Let a proposal look; what it says of a budget that is too small is said of the part that it was given."""
+    given = allowance(proposal, search)
     try:
-        return proposal.fit(problem, proposal.allowance(budget))
+        return proposal.fit(problem, given)
     except ArgumentsError as error:
-        share = f"{100 * proposal.allowance(budget) / budget:.0f} % of it"
-        error.add_note(f"`search_budget` is {budget:g}, and predictions may take {share}; the rest is for trainings.")
+        assert search.budget is not None
+        share = f"{100 * given / search.budget:.0f} % of it"
+        error.add_note(
+            f"`search_budget` is {search.budget:g}, and predictions may take {share}; the rest is for trainings."
+        )
         raise
 
 

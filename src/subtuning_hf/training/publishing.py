@@ -230,6 +230,15 @@ class PublishingMixin(_Base):
             return None
 
     # --- the push ---------------------------------------------------------------------------
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in Trainer, which takes `private` from its arguments alone in transformers 5.19."""
+        before = self.args.hub_private_repo
+        self.args.hub_private_repo = before if private is None else private
+        try:
+            super().init_hf_repo(token=token)
+        finally:
+            self.args.hub_private_repo = before
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -238,25 +247,29 @@ class PublishingMixin(_Base):
         revision: str | None = None,
         private: bool | None = None,
         create_pr: bool = False,
+        report: bool = False,
         **kwargs: Any,
     ) -> Any:
         """
         Push the adapter with its card, pictures, journal, and processor or tokenizer to `args.hub_model_id`.
 
-        What else lies in `output_dir` goes along as in Trainer, but for checkpoints, hidden files, locks, and
-        `training_args.bin`, in which the token stands in plain text.
+        What else lies in `output_dir` goes along as in Trainer, but for checkpoints, hidden files, locks, the page
+        `report.html` of `subtuning report`, and `training_args.bin`, in which the token stands in plain text.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`), blocking (`bool`, *optional*),
             token (`str`, *optional*), revision (`str`, *optional*), private (`bool`, *optional*): As in Trainer; a
                 branch that does not exist is made.
             create_pr (`bool`, *optional*, defaults to `False`): Open a pull request with the commit.
+            report (`bool`, *optional*, defaults to `False`): Push `report.html` too, which must be there.
             kwargs: Passed along to `create_model_card`.
 
         Returns: [`~huggingface_hub.CommitInfo`], or a `Future` of it with `blocking=False`; `None` in other processes.
-        Raises: [`ArgumentsError`]: If nothing was trained yet; before anything is asked of the Hub.
+        Raises: [`ArgumentsError`]: If nothing was trained yet, or there is no report to push; before anything is asked
+            of the Hub.
         """
         self._check_trained("only a trained adapter is pushed")
+        self._check_report(report)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token if token is not None else self.args.hub_token
         if self.hub_model_id is None:
@@ -274,10 +287,18 @@ class PublishingMixin(_Base):
             commit_message=commit_message,
             token=token,
             run_as_future=not blocking,
-            allow_patterns=files.as_patterns(files.pushed_files(self.args.folder)),
+            allow_patterns=files.as_patterns(files.pushed_files(self.args.folder, report)),
             revision=revision,
             create_pr=create_pr,
         )
+
+    def _check_report(self, wanted: bool) -> None:
+        page = self.args.folder / files.REPORT
+        if wanted and self.is_world_process_zero() and not page.is_file():
+            raise ArgumentsError(
+                f"`report=True` pushes '{page}', which is not there. Write it with `subtuning report "
+                f"{self.args.folder}`, or leave `report` out."
+            )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """

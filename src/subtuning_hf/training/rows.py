@@ -225,7 +225,7 @@ class NumberedRows(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Show the views of an epoch; accelerate's data loader calls this."""
+        """Show the views of an epoch; accelerate's data loader calls this in some of its versions."""
         self._epoch.fill_(epoch)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,8 +6,10 @@ Knows the study and the team; the final training, and everything else that a Tra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,11 @@ from transformers.utils import logging
 
 from ..blocks import resolve_blocks
 from ..errors import ArgumentsError, DataError
+from ..hub.starting import search_start
 from ..search import space
 from ..search.journal import Study as Records
 from ..search.journal import read_study
+from ..search.origin import SearchStart
 from ..search.profile import Profile, profile_of
 from ..search.records import Candidate, FinalRun, SearchSpec, Unit
 from ..search.result import SearchResult
@@ -57,7 +61,7 @@ class SearchMixin(_Base):
     _untouched: Snapshot | None
     _team: Solo | Team | None
 
-    def search(self) -> SearchResult | SearchPlan:
+    def search(self, start_from: str | os.PathLike[str] | None = None) -> SearchResult | SearchPlan:
         """
         Choose the blocks, by default one more in each round until none is worth adding.
 
@@ -65,14 +69,21 @@ class SearchMixin(_Base):
         finished before, continues from there and repeats nothing. Under several processes each trains candidates of
         its own; the result is the same for any number of them, bit for bit on CPU at equal threads.
 
+        Args:
+            start_from (`str` or `os.PathLike`, *optional*):
+                Folder or Hub name of an adapter whose blocks are tried first; by default `args.start_from`, which says
+                what that means.
+
         Returns: [`SearchResult`], also kept in `result`; with `args.dry_run` a [`SearchPlan`], and nothing is trained.
         Raises:
             [`StudyMismatchError`]: If the journal belongs to another study.
             [`NonFiniteScoreError`], [`MetricNotFoundError`], [`DataError`], [`FoldError`]: Unusable data or settings.
+            [`AdapterFileError`], [`AdapterMismatchError`]: If `start_from` is no adapter, or one of another base.
             [`PeerFailedError`], [`PeerLostError`]: If another process failed in a way this one cannot repeat, or ended.
         """
         with self._searching() as (prepared, team):
-            asked = search_spec(self.args, self.base_model, prepared.spec)
+            start = self._start(start_from, prepared, team)
+            asked = search_spec(self.args, self.base_model, prepared.spec, start)
             if self.args.dry_run:
                 return self._plan(prepared, asked, team)
             with self._study(prepared, team) as study:
@@ -186,6 +197,19 @@ class SearchMixin(_Base):
             team.end()
             self._team = None  # its failure is of the past
             raise
+
+    def _start(
+        self, source: str | os.PathLike[str] | None, prepared: Prepared, team: Solo | Team
+    ) -> SearchStart | None:
+        """What the search starts from, as the first process reads it."""
+        source = self.args.start_from if source is None else source
+        if source is None:
+            return None
+        read = partial(search_start, source, prepared.spec, token=self.args.hub_token)
+        told = team.together(lambda: read().to_json() if team.is_main else None)
+        start = SearchStart.from_json(team.gather(told)[0])
+        self._say(f"Tried first, since '{start.source}' has them: {', '.join(start.blocks) or 'no block'}.")
+        return start
 
     def _plan(self, prepared: Prepared, asked: SearchSpec | Sequence[Unit], team: Solo | Team) -> SearchPlan:
         """Measure in the first process, print there, and give the plan to all."""

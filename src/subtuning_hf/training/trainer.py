@@ -214,7 +214,8 @@ class GreedySubTuningTrainer(SearchMixin, PublishingMixin, HeadLearningRateMixin
         snapshot = Snapshot(self.base_model)
         seed_all(self.args)
         try:
-            model = get_peft_model(self.base_model, SubTuningConfig(blocks=list(blocks)))
+            config = SubTuningConfig(blocks=list(blocks), init_blocks=self.args.init_blocks)
+            model = get_peft_model(self.base_model, config)
         except BaseException:
             snapshot.restore()
             raise
