@@ -147,7 +147,7 @@ def draw_rows(found: Mapping[tuple[str, int], Rows], path: Path) -> bool:
     families = {name: sizes for name, sizes in families.items() if len(sizes) > 1}
     if not families:
         return False
-    width = 3.1 * len(families)
+    width = max(3.1 * len(families), 6.2)
     figure, panels = plt.subplots(1, len(families), figsize=(width, 3.4), layout="constrained", squeeze=False)
     for axes, (family, sizes) in zip(panels[0], families.items(), strict=True):
         for method, color in COLORS.items():
