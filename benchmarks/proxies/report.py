@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
     truths, methods = judged(options.results)
+    methods = {name: found for name, found in methods.items() if 2 * len(found) >= len(truths)}  # others: not run yet
     choices = with_times(lines_of(options.results / "choices.jsonl"), lines_of(options.results / "times.jsonl"))
     default = [one for one in choices if one["strategy"] == STRATEGIES[1]]
     names = dict.fromkeys(one["strategy"] for one in choices if one["strategy"] != STRATEGIES[1])
