@@ -8,7 +8,8 @@ method works.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,15 +149,16 @@ def compare(
     middle, asked = middle_settings(learning_rate), search_arguments or {}
     bench = Bench(task, folds, seed, learning_rate, middle, log, folder, asked, team, args, on_run)
     points, trials, runs = design(num_trials), {}, {}
-    for name in wanted:
-        chosen = bench.chosen[name] = _chosen(METHODS[name], bench)
-        settings = [chosen.method.settings(point, learning_rate) for point in points]
-        trials[name] = bench.score([chosen.method], settings, folds[:tuning_folds])[0]
-        seeds = range(seed, seed + num_seeds)
-        runs[name] = bench.run([Run(chosen.method, trials[name].best, one) for one in seeds])
-        if say is not None:
-            mean, count = sum(run["score"] for run in runs[name]) / num_seeds, runs[name][0]["num_examples"]
-            say(f"{name}: {task.metric} {mean:.4f} on {count:,} test rows. {chosen.words}".rstrip())
+    with _sharing(team):
+        for name in wanted:
+            chosen = bench.chosen[name] = _chosen(METHODS[name], bench)
+            settings = [chosen.method.settings(point, learning_rate) for point in points]
+            trials[name] = bench.score([chosen.method], settings, folds[:tuning_folds])[0]
+            seeds = range(seed, seed + num_seeds)
+            runs[name] = bench.run([Run(chosen.method, trials[name].best, one) for one in seeds])
+            if say is not None:
+                mean, count = sum(run["score"] for run in runs[name]) / num_seeds, runs[name][0]["num_examples"]
+                say(f"{name}: {task.metric} {mean:.4f} on {count:,} test rows. {chosen.words}".rstrip())
     rows = method_rows([(trials[name], runs[name]) for name in wanted])
     for row, name in zip(rows, wanted, strict=True):
         choice = bench.chosen[name]
@@ -168,6 +170,23 @@ def compare(
         text = json.dumps(found.to_json() | {"runs": runs}, indent=2)
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
     return found
+
+
+@contextmanager
+def _sharing(team: Any) -> Iterator[None]:
+    """Work that processes share: one that fails tells the others, and none leaves before all have read the results."""
+    if team is None:
+        yield
+        return
+    try:
+        yield
+        team.meet()
+        team.gather(None)  # the first process keeps the results until then
+    except BaseException as error:
+        team.fail(error)
+        raise
+    finally:
+        team.end()
 
 
 def check_methods(names: Sequence[str]) -> list[str]:
