@@ -223,7 +223,7 @@ def studied(study: Study, results: Path) -> list[str]:
     if not file.exists():
         return []
     picture = file.parent / study.picture if study.picture else None
-    shown = [f"[Figure]({link(picture)})", ""] if picture is not None and picture.exists() else []
+    shown = [f"![{study.title}]({link(picture)})", ""] if picture is not None and picture.exists() else []
     table = table_of(file.read_text(encoding="utf-8"), study.heading)
     return [f"### {study.title}", "", study.words, "", *table, "", *shown, *source(study.command, file)]
 
@@ -238,7 +238,7 @@ def times(results: Path) -> str:
     return (
         f"Seconds of the default search over those of one full fine-tune, in turn, three times: median over "
         f"{len(ratios)} settings {statistics.median(ratios):.2f}, at most {max(ratios):.2f} "
-        f"([times.jsonl](../benchmarks/results/proxies/times.jsonl), `python benchmarks/proxies/choose.py --times`)."
+        f"(`python benchmarks/proxies/choose.py --times`, `times.jsonl` beside the other results)."
     )
 
 
