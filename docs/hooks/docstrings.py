@@ -22,6 +22,7 @@ MODULES = (
     "subtuning_hf.compare",
     "subtuning_hf.blocks",
     "subtuning_hf.multitask",
+    "subtuning_hf.tuner.pruning",
     "subtuning_hf.hub",
     "subtuning_hf.plots",
     "subtuning_hf.errors",

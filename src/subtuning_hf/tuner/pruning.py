@@ -25,6 +25,8 @@ from .head import TaskModuleWrapper
 from .layer import BlockLayer
 from .thin import changed_widths, cut
 
+__all__ = ["PrunedChannels", "PruningReport", "prune_blocks"]
+
 _NORMS = {"l1": 1, "l2": 2}
 _SCOPES = ("local", "global")
 
