@@ -29,6 +29,7 @@ from subtuning_hf.compare import CORE, METHODS, compare, comparison_table
 sys.path.insert(0, str(Path(__file__).parent / "proxies"))
 from settings import Setting, load
 
+VTAB = "vtab-cifar100"
 _IMAGE, _TEXT = (32, 4e-3), (32, 4e-4)
 # Name, model, data, rows, epochs, batch and rate, test rows. Fewer rows get more epochs, as a user would give them.
 SETTINGS = {
@@ -50,7 +51,7 @@ SETTINGS = {
         Setting("digits-1000", "resnet20", "sign_digits", 1000, 8, *_IMAGE, 500),
         Setting("sst2-300", "minilm", "sst2", 300, 6, *_TEXT),
         # With `--folds 5` the protocol of VTAB-1k: trials learn from 800 rows and are scored by 200.
-        Setting("vtab-cifar100", "resnet20", "cifar100", 1000, 10, *_IMAGE, 2000),
+        Setting(VTAB, "resnet20", "cifar100", 1000, 10, *_IMAGE, 2000),
     )
 }
 
@@ -166,7 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, help="folder with models/ and datasets/")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS)[:-1], choices=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="*", default=[name for name in SETTINGS if name != VTAB], choices=list(SETTINGS)
+    )
     parser.add_argument("--methods", nargs="*", default=list(CORE), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="draws of rows, folds and new heads")
     parser.add_argument("--trials", type=int, default=4)

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,13 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).parent))
 from comparisons import METHODS, SETTINGS, overview, read, tally
+from evidence_studies import CHOOSING, COSTS, STUDIES, TASKS, UNKNOWN, Study
 
 from subtuning_hf.plots import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 Rows = list[dict[str, Any]]
 COLORS = {"SubTuning": "tab:blue", "FT": "0.35", "LP": "tab:red", "LoRA": "tab:orange", "surgical": "tab:green"}
-
-
-@dataclass(frozen=True)
-class Study:
-    """A table of a study: `file` below the results, the heading that it follows, its command, and words."""
-
-    title: str
-    file: str
-    command: str
-    words: str
-    heading: str = ""
-    picture: str = ""
 
 
 def link(path: Path) -> str:
@@ -179,7 +167,8 @@ def compared(results: Path, docs: Path) -> list[str]:
     return [
         "## Should I do this instead of a full fine-tune or LoRA?",
         "",
-        f"{len(found)} settings, each with the same rows, epochs, four trials of hyperparameters on one shared "
+        f"{len(found)} settings, one draw of rows each, every method with the same rows, epochs, four trials of "
+        f"hyperparameters on one shared "
         f"fold, and "
         "five final seeds for every method; [how](howto/compare.md). Test accuracy in percent; `+` or `-`: above "
         "or below "
@@ -202,8 +191,7 @@ def compared(results: Path, docs: Path) -> list[str]:
         "### Where SubTuning does not win",
         "",
         *losses(found),
-        "- in `subtuning demo` (2,400 training steps of a small network on digits) the full fine-tune wins, and "
-        "the demo "
+        "- in `subtuning demo` the full fine-tune wins, and the demo "
         "says so",
         "",
         *source("python benchmarks/comparisons.py --bench BENCH --output-dir benchmarks/results/comparisons",
@@ -214,7 +202,7 @@ def compared(results: Path, docs: Path) -> list[str]:
 # --- the other studies -----------------------------------------------------------------------
 def source(command: str, file: Path) -> list[str]:
     """Where numbers come from."""
-    return [f"`{command}`; [details]({link(file)}); {stamp(file.parent)}.", ""]
+    return [f"`{command}`; [details]({link(file)}); results of {stamp(file)}.", ""]
 
 
 def studied(study: Study, results: Path) -> list[str]:
@@ -224,7 +212,11 @@ def studied(study: Study, results: Path) -> list[str]:
         return []
     picture = file.parent / study.picture if study.picture else None
     shown = [f"![{study.title}]({link(picture)})", ""] if picture is not None and picture.exists() else []
-    table = table_of(file.read_text(encoding="utf-8"), study.heading)
+    text = file.read_text(encoding="utf-8")
+    table = [
+        *table_of(text, study.heading),
+        *(f"\n{line}" for line in text.splitlines() if line.startswith(study.also)),
+    ]
     return [f"### {study.title}", "", study.words, "", *table, "", *shown, *source(study.command, file)]
 
 
@@ -244,7 +236,6 @@ def times(results: Path) -> str:
 
 def write(results: Path, docs: Path) -> str:
     """The whole page."""
-    from evidence_studies import CHOOSING, COSTS, STUDIES, TASKS, UNKNOWN
 
     def part(title: str, words: Sequence[str], studies: Sequence[Study]) -> list[str]:
         found = [line for study in studies for line in studied(study, results)]

@@ -51,7 +51,8 @@ class GreedySubTuningArguments(TrainingArguments):
             more for longer, for which it takes up to one full fine-tune, others half of the budget; `"one-shot"` trains
             random selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"`
             regresses on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
-            Predictions have a scale of their own, on which `min_gain` says nothing; the two are refused together.
+            Predictions have a scale of their own, on which `min_gain` says nothing; the two are refused together. By
+            themselves they never choose no block: a few steps teach a head more than a block.
         search_budget (`float`, *optional*, defaults to 1.0):
             What a search with predictions may cost, in full fine-tunes of all training rows with these arguments,
             counted in arithmetic.
