@@ -18,7 +18,7 @@ from proposal.problem_cases import (
 from subtuning_hf.errors import ArgumentsError
 from subtuning_hf.proposal.copies import call
 from subtuning_hf.proposal.oneshot import OneShotProposal
-from subtuning_hf.proposal.short_profile import ShortProfileProposal, behind
+from subtuning_hf.proposal.short_profile import ShortProfileProposal, in_one_order
 from subtuning_hf.proposal.swap import SwapProposal
 
 TRAINED = {"short": ShortProfileProposal, "one-shot": OneShotProposal, "swap": SwapProposal}
@@ -72,6 +72,41 @@ def test_the_block_that_must_be_tuned_comes_first(name, severed):
     assert max(scores, key=scores.get) == f"blocks.{severed}"
     rest = [score for block, score in scores.items() if block != f"blocks.{severed}"]
     assert scores[f"blocks.{severed}"] - max(rest) > 0.05 > max(rest) - min(rest)
+
+
+def test_how_far_blocks_are_behind_the_best_row_by_row():
+    problem = severed_problem(2)
+    prediction = ShortProfileProposal(finalists=3).fit(problem, 1.0)
+    behind = {name: prediction((name,)).behind for name in problem.blocks}
+    assert behind["blocks.2"] == (0.0, 0.0)
+    known = {name: gap for name, gap in behind.items() if gap is not None}
+    assert len(known) == 3  # the finalists; the fourth was not scored on these rows
+    best = prediction.scores["blocks.2",]
+    for name, (gap, error) in known.items():
+        assert gap == pytest.approx(best - prediction((name,)).score, abs=1e-6)
+        rows = prediction.losses[name,] - prediction.losses["blocks.2",]
+        assert error == pytest.approx(float(rows.std(correction=1)) / len(rows) ** 0.5)
+        assert name == "blocks.2" or gap > error > 0  # no other block can make up for it
+    assert prediction(problem.blocks[:2]).behind is None
+    assert prediction(()).behind is not None
+
+
+def test_blocks_that_nothing_tells_apart_are_tied():
+    """Labels that do not depend on the input: a block is as good as another."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        x, labels = torch.randn(96, 12), torch.randint(2, (96,))
+    model, _ = make_tower(3, 96)
+    problem = tower_problem(model, labels, x, epochs=30.0, learning_rate=1e-3)
+    prediction = ShortProfileProposal().fit(problem, 1.0)
+    gaps = [prediction((name,)).behind for name in problem.blocks]
+    assert sum(gap <= error for gap, error in gaps) > 1
+
+
+def test_there_is_nothing_to_compare_without_losses_of_rows():
+    problem = plain_problem()
+    prediction = ShortProfileProposal(fitted_heads=False).fit(problem, 1.0)
+    assert all(prediction((name,)).behind is None for name in problem.blocks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,8 +268,8 @@ def test_too_few_or_too_many_finalists_make_one_round(finalists):
 
 def test_a_second_round_never_moves_others_up():
     first = {(): -3.0, ("a",): -1.0, ("b",): -2.0, ("c",): -2.5}
-    assert behind(first, {("a",): -0.5, ("b",): -0.7}) == {(): -3.0, ("a",): -0.5, ("b",): -0.7, ("c",): -2.5}
-    assert behind(first, {("a",): -4.0, ("b",): -3.0}) == {(): -4.5, ("a",): -4.0, ("b",): -3.0, ("c",): -4.0}
+    assert in_one_order(first, {("a",): -0.5, ("b",): -0.7}) == {(): -3.0, ("a",): -0.5, ("b",): -0.7, ("c",): -2.5}
+    assert in_one_order(first, {("a",): -4.0, ("b",): -3.0}) == {(): -4.5, ("a",): -4.0, ("b",): -3.0, ("c",): -4.0}
 
 
 def test_a_fine_tune_goes_to_predictions_and_half_of_what_is_more():

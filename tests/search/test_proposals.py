@@ -15,12 +15,14 @@ from subtuning_hf.search.journal import Journal, read_study
 from subtuning_hf.search.proposals import (
     LEAST_SHARE,
     MOST_CONFIRMED,
+    MOST_TIED,
     Predicted,
     ProposalRun,
     confirm,
     plan_confirmation,
     predict_ladder,
     shortlist_of,
+    with_all,
 )
 from subtuning_hf.search.records import Candidate, Evaluation, SearchSpec, Unit
 from subtuning_hf.search.result import SearchResult
@@ -58,6 +60,11 @@ RUNS = [
     make_run(share=0.3 + 1e-16, folds=[0], info={"started": 1.5, "rows": [1, 2]}),
     make_run(("a",), ()),
     make_run(("", "a"), (0,), search=SearchSpec(strategy="swap", direction="backward", max_blocks=1, budget=0.25)),
+    ProposalRun(
+        KERNEL,
+        (Predicted(pick("a"), (0.5,), behind=(0.0, 0.0)), Predicted(pick("b"), (0.25,), 0.1, (1 / 3, 0.0))),
+        *((pick("a"),), (), 1.0, 0.5, 0.5, 2.0),
+    ),
 ]
 
 
@@ -78,6 +85,10 @@ def test_through_json_and_back(record):
     [
         ({"candidate": ("a",)}, "Predicted.candidate must be a Candidate"),
         ({"scores": ()}, "Predicted.scores must hold a score"),
+        ({"behind": 0.5}, "Predicted.behind must be a difference and its error, found 0.5"),
+        ({"behind": (0.5,)}, "Predicted.behind must be a difference and its error"),
+        ({"behind": (math.nan, 0.5)}, "Predicted.behind must be a finite number"),
+        ({"behind": (0.5, -0.5)}, "The error in Predicted.behind must be a finite number of 0 or more"),
         ({"scores": ("1",)}, "a score in Predicted.scores must be a number"),
         ({"standard_error": -0.1}, "Predicted.standard_error"),
         ({"standard_error": math.nan}, "Predicted.standard_error"),
@@ -263,6 +274,73 @@ def test_nothing_over_the_bounds_is_shortlisted(direction, bound, predicts_subse
             assert sum(sizes[name] for name in names) <= bound.get("max_block_parameters", 100)
 
 
+# --- what predictions cannot tell apart ------------------------------------------------------
+def tied(behind, most=MOST_CONFIRMED, scores=None, **fields):
+    """The letters of the shortlist where single blocks are so far behind the best: a difference and its error."""
+    scores = scores or {name: 0.5 - gap for name, (gap, _) in behind.items()}
+
+    def predict(candidate):
+        names = "".join(candidate.blocks)
+        score = max((scores[name] for name in names), default=scores.get("", -1.0))
+        return Predicted(candidate, (score,), behind=behind.get(names))
+
+    spec, search = make_spec("abcd", 3), SearchSpec(strategy="kernel", budget=1.0, **fields)
+    state, predictions = predict_ladder(spec, search, predict)
+    found = shortlist_of(spec, search, state, predictions, most)
+    every = with_all(predictions, found, predict)
+    assert {*found} <= {each.candidate for each in every}
+    assert [each.score for each in every] == sorted((each.score for each in every), reverse=True)
+    return ["".join(candidate.blocks) for candidate in found]
+
+
+BEHIND = {"c": (0.0, 0.0), "a": (0.01, 0.02), "d": (0.03, 0.02), "b": (0.02, 0.02)}
+
+
+def test_blocks_within_one_standard_error_are_tuned_together():
+    assert tied(BEHIND) == ["abc", "c", "a"]  # in forward order; `d` is too far behind
+    assert tied(BEHIND, most=1) == ["abc"]
+    assert tied({**BEHIND, "b": (0.021, 0.02)})[0] == "ac"
+    assert tied({**BEHIND, "a": (0.5, 0.02), "b": (0.5, 0.02)})[0] == "c"
+    assert tied(BEHIND, direction="best")[0] == "abc"
+    assert tied(BEHIND, direction="backward")[0] == "c"  # which looked at no other block alone
+
+
+def test_no_more_than_a_few_are_and_the_nearest_come_first():
+    behind = {"d": (0.0, 0.0), "c": (0.01, 1.0), "b": (0.02, 1.0), "a": (0.03, 1.0)}
+    assert MOST_TIED == 3 and tied(behind)[0] == "bcd"
+
+
+def test_ties_keep_the_bounds():
+    assert tied(BEHIND, max_blocks=1)[0] == "c"
+    assert tied(BEHIND, max_blocks=2)[0] == "ac"
+    assert tied(BEHIND, max_block_parameters=55)[0] == "ac"  # of sizes 10, 20, 30, 40: `a` is taken first
+    assert tied(BEHIND, max_block_parameters=35)[0] == "c"
+    assert tied(BEHIND, max_block_parameters=25)[0] == "a"  # what is behind something else says nothing
+
+
+def test_nothing_is_joined_where_blocks_were_not_compared_row_by_row():
+    scores = {"": 0.0, "a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5}
+    assert len(tied({}, scores=scores)[0]) == 1
+    assert tied({"": (-0.5, 1.0), **BEHIND}, scores={"": 1.0, "a": 0.5, "b": 0.4, "c": 0.6, "d": 0.1})[0] == "abc"
+    listed = tuple(map(pick, ("c", "a", "bd")))
+    assert tied(BEHIND, direction="list", candidates=listed)[0] == "c"
+
+
+def test_the_reason_names_what_is_tied():
+    made = [Predicted(pick(name), (-gap,), behind=(gap, error)) for name, (gap, error) in BEHIND.items()]
+    run = ProposalRun(KERNEL, tuple(made), (pick("abc"),), (), 1.0, 0.5, 0.5, 2.0)
+    assert confirm(run, []).reason == (
+        "c is predicted best by kernel, which cannot tell a (0.01 behind, standard error 0.02) or b (0.02 behind, "
+        "standard error 0.02) from it, so that they are tuned together; the budget left no room to train others."
+    )
+    run = replace(run, shortlist=(pick("abc"), pick("c")), folds=(0,))
+    assert confirm(run, trained(run, {"abc": (0.5,), "c": (0.9,)})).selection == pick("c")
+    assert confirm(run, trained(run, {"abc": (0.5,), "c": (0.5,)})).selection == pick("abc")
+    run = replace(run, shortlist=(pick("c"), pick("a")))
+    alone = confirm(run, trained(run, {"c": (0.5,), "a": (0.5,)}))
+    assert alone.reason.startswith("c is predicted best by kernel, and was no worse")
+
+
 # --- what can be paid ------------------------------------------------------------------------
 def cost_of(trainings, scorings, plan):
     count, share, folds = plan
@@ -422,7 +500,9 @@ def test_the_result_tells_predictions_from_measurements():
     assert result.blocks == ("a", "b") and result.proposal == run and result.rounds == () and result.ladder == ()
     assert (result.cost.num_evaluations, result.cost.seconds, result.cost.full_trainings) == (6, 9.0, 3.0)
     assert [row.candidate for row in result.profile.rows] == [pick("d")]  # a share of a training is no profile
-    assert result.to_rows() == [
+    rows = result.to_rows()
+    assert {(row.pop("behind"), row.pop("behind_error")) for row in rows} == {(None, None)}
+    assert rows == [
         {"blocks": ["a"], "predicted": 1.0, "standard_error": 0.01, "measured": 0.5, "trainable_parameters": 1200,
          "num_evaluations": 2, "seconds": 3.0},
         {"blocks": ["b"], "predicted": 0.875, "standard_error": 0.01, "measured": 0.25, "trainable_parameters": 1200,
@@ -458,6 +538,24 @@ def test_the_table_without_trainings():
     text = result_of(make_run(("",), ())).table()
     assert "the budget left no room to train others." in text and "Chosen: no block, the head alone." in text
     assert "Predicted in 2.0 s, then no training; in arithmetic" in text
+
+
+def test_the_table_says_how_far_blocks_are_behind_the_best():
+    made = [Predicted(pick(name), (-gap,), behind=(gap, error)) for name, (gap, error) in BEHIND.items()]
+    run = ProposalRun(KERNEL, (*made, predicted("", -1.0)), (pick("abc"),), (), 1.0, 0.5, 0.5, 2.0)
+    result = result_of(run)
+    assert [(row["behind"], row["behind_error"]) for row in result.to_rows()] == [*BEHIND.values(), (None, None)]
+    lines = result.table().splitlines()
+    assert lines[:7] == [
+        "selection  predicted       behind",
+        "---------  ---------  -----------",
+        "c             0.0000",
+        "a            -0.0100  0.01 ± 0.02",
+        "d            -0.0300  0.03 ± 0.02",
+        "b            -0.0200  0.02 ± 0.02",
+        "head only    -1.0000",
+    ]
+    assert lines[-1] == "Chosen: a, b, c."
 
 
 def test_the_table_shows_a_loss_as_it_is():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..search.greedy import SearchState
     from ..search.journal import Study
     from ..search.profile import Profile
-    from ..search.proposals import ProposalRun
+    from ..search.proposed import ProposalRun
     from ..search.records import Candidate, SearchSpec
     from ..search.result import SearchResult
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..report import Comparison, Picture, Search
     from ..search.greedy import SearchState
     from ..search.journal import Study
-    from ..search.proposals import ProposalRun
+    from ..search.proposed import ProposalRun
     from ..search.records import SearchSpec
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..search.journal import Study
-from ..search.predictions import adds_nothing
+from ..search.predictions import adds_nothing, behind
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
 from ..search.space import UNTOUCHED
@@ -123,10 +123,12 @@ def _predictions(result: SearchResult) -> str:
     # A selection that is predicted like a part of it says nothing more.
     telling = [row for row in rows if row["num_evaluations"] or not adds_nothing(row, rows)]
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
+    compared = any(row["behind"] is not None for row in shown)
     cells = [
         [
             " + ".join(map(code, row["blocks"])) or ("head only" if result.has_head else UNTOUCHED),
             number(row["predicted"]),
+            *[behind(row)] * compared,
             "" if row["measured"] is None else number(sign * row["measured"]),
             "" if row["trainable_parameters"] is None else f"{row['trainable_parameters']:,}",
             f"{row['num_evaluations']:,}" if row["num_evaluations"] else "",
@@ -134,10 +136,10 @@ def _predictions(result: SearchResult) -> str:
         ]
         for row in shown
     ]
-    headings = ["selection", "predicted", f"{code(result.metric)}, trained", "trained parameters", "trainings"]
+    headings = ["selection", "predicted", *["behind ± s.e."] * compared, f"{code(result.metric)}, trained"]
     left = len(rows) - len(shown)
     more = f"\n\n... and {left:,} more, predicted to be no better and not trained." if left else ""
-    return table([*headings, "seconds"], cells) + more
+    return table([*headings, "trained parameters", "trainings", "seconds"], cells) + more
 
 
 def _predicted_words(result: SearchResult) -> str:

@@ -34,10 +34,14 @@ class Estimate:
             One for each fold that the proposal looked at, maximised, in the order of [`Problem`]'s folds. They are
             comparable between selections, and need not have the scale of true scores.
         standard_error (`float`): Of their mean, as far as the proposal knows its own noise; 0 where it does not.
+        behind (`tuple[float, float]`, *optional*):
+            How far below the block that is predicted best, on the same rows, and the standard error of that
+            difference; for that block itself `(0.0, 0.0)`. `None` where they were not compared row by row.
     """
 
     fold_scores: tuple[float, ...]
     standard_error: float = 0.0
+    behind: tuple[float, float] | None = None
 
     @property
     def score(self) -> float:

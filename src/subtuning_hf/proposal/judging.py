@@ -56,6 +56,20 @@ class Reading:
         return torch.cat(parts) if len(parts) == len(self.sizes) else None
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What validation rows say of a selection.
+
+    Args:
+        score (`float`): Maximised.
+        losses (`Tensor` of shape `(rows,)`, *optional*): Of each row, where the score is minus their mean.
+    """
+
+    score: float
+    losses: Tensor | None = None
+
+
 class Judge:
     """
     Scores selections that a [`SideBySide`] has trained.
@@ -71,22 +85,22 @@ class Judge:
         self.trained, self.problem, self.fitted = trained, trained.problem, fitted
         self.validation = list(validation)
 
-    def from_seen(self, selections: Sequence[Selection]) -> dict[Selection, float]:
+    def from_seen(self, selections: Sequence[Selection]) -> dict[Selection, Verdict]:
         """
         Score selections that have heads of their own, fitting new ones to the features that training has seen.
 
         Args:
             selections (`Sequence[tuple[str, ...]]`): All trained.
 
-        Returns: `dict`: score by selection, maximised.
+        Returns: `dict`: [`Verdict`] by selection, all on the same rows.
         """
-        read, scores = self._read(self.validation, selections), {}
+        read, found = self._read(self.validation, selections), {}
         for selection in selections:
             seen = list(self.trained.head(selection).seen.values())
             vectors = torch.stack([vector for vector, _ in seen]) if seen else None
             labels = torch.stack([label for _, label in seen]) if seen else None
-            scores[selection] = self._score(vectors, labels, read[selection], RIDGE_SEEN)
-        return scores
+            found[selection] = self._judge(vectors, labels, read[selection], RIDGE_SEEN)
+        return found
 
     def from_passes(self, selections: Sequence[Selection], rows: Sequence[int]) -> dict[Selection, float]:
         """
@@ -96,7 +110,7 @@ class Judge:
             selections (`Sequence[tuple[str, ...]]`): Which.
             rows (`Sequence[int]`): Training rows that statistics and heads are fitted to.
 
-        Returns: `dict`: as [`Judge.from_seen`].
+        Returns: `dict`: score by selection, maximised.
         """
         norms = self.trained.copies.norms([name for selection in selections for name in selection])
         if norms:
@@ -106,7 +120,7 @@ class Judge:
         read, scores = self._read(self.validation, selections), {}
         for one in selections:
             vectors, labels = (fit[one].whole("vectors"), fit[one].whole("labels")) if fit else (None, None)
-            scores[one] = self._score(vectors, labels, read[one], RIDGE_NEW)
+            scores[one] = self._judge(vectors, labels, read[one], RIDGE_NEW).score
         return scores
 
     def passes(self, selections: Sequence[Selection], rows: int) -> float:
@@ -143,17 +157,19 @@ class Judge:
                 problem.meter.forward(len(chosen), first=start)
         return readings
 
-    def _score(self, vectors: Tensor | None, labels: Tensor | None, read: Reading, ridge: float) -> float:
+    def _judge(self, vectors: Tensor | None, labels: Tensor | None, read: Reading, ridge: float) -> Verdict:
         logits, held, wanted = read.whole("logits"), read.whole("vectors"), read.whole("labels")
         if not self.fitted and logits is not None and wanted is not None:
-            return float(self.problem.score(logits.cpu().numpy(), wanted.cpu().numpy(), read.loss))
+            return Verdict(float(self.problem.score(logits.cpu().numpy(), wanted.cpu().numpy(), read.loss)))
         if not self.fitted or vectors is None or labels is None or logits is None or held is None or wanted is None:
-            return -read.loss
+            return Verdict(-read.loss)
         if wanted.is_floating_point():
             weight, bias = fit_linear(vectors, labels, ridge)
-            return -float(nn.functional.mse_loss((held @ weight.T + bias).flatten(), wanted.float()))
-        weight, bias = fit_head(vectors, labels, logits.shape[-1], ridge)
-        return -float(nn.functional.cross_entropy(held @ weight.T + bias, wanted))
+            losses = ((held @ weight.T + bias).flatten() - wanted.float()).square()
+        else:
+            weight, bias = fit_head(vectors, labels, logits.shape[-1], ridge)
+            losses = nn.functional.cross_entropy(held @ weight.T + bias, wanted, reduction="none")
+        return Verdict(-float(losses.mean()), losses.cpu())
 
 
 def _take(reading: Reading, problem: Problem, batch: Batch, rows: int) -> None:

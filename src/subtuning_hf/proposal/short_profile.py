@@ -9,15 +9,18 @@ features that training saw anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from ..errors import ArgumentsError
 from .base import Estimate, Prediction, Problem, Proposal
 from .chance import own_chance
 from .copies import Copies
 from .intact import intact
-from .judging import Judge, sample
+from .judging import Judge, Verdict, sample
 from .side_by_side import Selection, SideBySide
 
 # Steps that are asked for before larger batches are; batches are no smaller than these.
@@ -74,15 +77,16 @@ class ShortProfileProposal(Proposal):
         with problem.meter.timed(), intact(problem.model, problem.seed):
             first = self._round(problem, 0, everything, budget * (_FIRST_ROUND if twice else 1.0))
             if not twice:
-                return ShortProfile(first)
-            ranked = sorted(everything[1:], key=lambda one: -first[one])[: self.finalists]
+                return ShortProfile(scores_of(first), losses_of(first))
+            ranked = sorted(everything[1:], key=lambda one: -first[one].score)[: self.finalists]
             finalists = [one for one in everything if one in ranked or not one]
             left = (end - problem.meter.units) / problem.meter.fine_tune
-            return ShortProfile(behind(first, self._round(problem, 1, finalists, left)))
+            second = self._round(problem, 1, finalists, left)
+            return ShortProfile(in_one_order(scores_of(first), scores_of(second)), losses_of(second))
 
     def _round(
         self, problem: Problem, place: int, selections: Sequence[Selection], budget: float
-    ) -> dict[Selection, float]:
+    ) -> dict[Selection, Verdict]:
         """Train selections on a fold for what may be spent, and score them."""
         fold, seed = problem.folds[place], problem.seed + place
         end = problem.meter.units + budget * problem.meter.fine_tune
@@ -107,15 +111,37 @@ class ShortProfile(Prediction):
 
     Args:
         scores (`Mapping[tuple[str, ...], float]`): Of the head alone and of each block.
+        losses (`Mapping[tuple[str, ...], Tensor]`, *optional*): Of each row, for those that were compared on the same
+            rows; the block predicted best is one of them.
     """
 
     scores: Mapping[Selection, float]
+    losses: Mapping[Selection, Tensor] = field(default_factory=dict)
 
     def __call__(self, blocks: Sequence[str]) -> Estimate:
-        return Estimate((max((self.scores[(name,)] for name in blocks), default=self.scores[()]),))
+        score = max((self.scores[(name,)] for name in blocks), default=self.scores[()])
+        return Estimate((score,), behind=self._behind(tuple(blocks)))
+
+    def _behind(self, selection: Selection) -> tuple[float, float] | None:
+        """How far a selection is behind the best block, row by row, and the standard error of that."""
+        best = max((one for one in self.losses if one), key=lambda one: self.scores[one], default=None)
+        if best is None or selection not in self.losses or len(self.losses[best]) < 2:
+            return None
+        further = self.losses[selection] - self.losses[best]
+        return float(further.mean()), float(further.std() / math.sqrt(len(further)))
 
 
-def behind(first: Mapping[Selection, float], second: Mapping[Selection, float]) -> dict[Selection, float]:
+def scores_of(verdicts: Mapping[Selection, Verdict]) -> dict[Selection, float]:
+    """The score of each selection."""
+    return {one: verdict.score for one, verdict in verdicts.items()}
+
+
+def losses_of(verdicts: Mapping[Selection, Verdict]) -> dict[Selection, Tensor]:
+    """The losses of each row, where they are known."""
+    return {one: verdict.losses for one, verdict in verdicts.items() if verdict.losses is not None}
+
+
+def in_one_order(first: Mapping[Selection, float], second: Mapping[Selection, float]) -> dict[Selection, float]:
     """
     One order of all selections: those of a second round as it says, the others behind them as the first one said.
 

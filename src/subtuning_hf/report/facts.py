@@ -17,7 +17,7 @@ from ..search.greedy import SearchState
 from ..search.journal import Study
 from ..search.pareto import ParetoFront
 from ..search.profile import Profile
-from ..search.proposals import ProposalRun
+from ..search.proposed import ProposalRun
 from ..search.records import SearchSpec
 from ..search.result import SearchResult
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import JournalCorruptError, JournalError, JournalVersionError, StudyMismatchError
 from ..search.journal import SUFFIX, Study, read_study
 from ..search.lines import Entry, parse
-from ..search.proposals import ProposalRun
+from ..search.proposed import ProposalRun
 from ..search.records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
 # So many damaged lines of a file are named.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SubTuningError
 from ..search.finals import summarise
-from ..search.predictions import adds_nothing, prediction_rows
+from ..search.predictions import adds_nothing, behind, prediction_rows
 from ..search.profile import ProfileRow
 from ..search.records import Round
 from ..search.result import LadderRow, SearchResult, ladder
@@ -172,9 +172,11 @@ def predictions(facts: ReportFacts) -> Html:
         shown = [row for place, row in enumerate(rows) if row["num_evaluations"] or place < MOST]
         cells = [_predicted(facts, row) for row in shown]
         chosen = set(result.blocks) if result is not None else None
-        marked = [place for place, row in enumerate(shown) if set(row["blocks"]) == chosen]
+        # Blocks that are tuned together because they are tied are rows of their own.
+        marked = [place for place, row in enumerate(shown) if chosen is not None and _is_of(row["blocks"], chosen)]
         name = facts.study.spec.metric
-        headings = ["selection", "predicted", "s.e.", f"{name}, measured", "trained parameters", "trainings", "seconds"]
+        headings = ["selection", "predicted", "behind ± s.e.", f"{name}, measured"]
+        headings += ["trained parameters", "trainings", "seconds"]
         how = f"{run.search.strategy}, {run.search.direction}, budget {run.search.budget:g}"
         caption = f"Predicted and measured ({how})" + ("; the chosen one is marked" if marked else "")
         first = [place for place, row in enumerate(shown) if row["num_evaluations"] or place < FEW]
@@ -193,6 +195,10 @@ def predictions(facts: ReportFacts) -> Html:
     return section("predictions", "Predicted and measured", figures(facts, "predictions") if pieces else None, *pieces)
 
 
+def _is_of(blocks: Sequence[str], chosen: set[str]) -> bool:
+    return set(blocks) == chosen or (len(blocks) == 1 and set(blocks) < chosen)
+
+
 def _left(number_left: int) -> Html | None:
     return tag("p", f"{number_left:,} more predictions are in the journal.") if number_left else None
 
@@ -202,7 +208,7 @@ def _predicted(facts: ReportFacts, row: dict[str, Any]) -> list[Any]:
     return [
         selection(facts, row["blocks"]),
         number(row["predicted"]),
-        number(row["standard_error"]) if row["standard_error"] else "",
+        behind(row),
         metric(facts, row["measured"]),
         count(row["trainable_parameters"]),
         count(trained) if trained else "",

@@ -19,7 +19,7 @@ from typing import NoReturn
 from ..errors import ArgumentsError, JournalError, StudyMismatchError
 from .lines import Contents, Entry, entry_line, header_line, parse
 from .lock import FileLock
-from .proposals import ProposalRun
+from .proposed import ProposalRun
 from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
 SUFFIX = ".jsonl"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import JournalCorruptError, JournalVersionError, SubTuningError
-from .proposals import ProposalRun
+from .proposed import ProposalRun
 from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
 FORMAT = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .proposals import ProposalRun
+from .proposed import ProposalRun
 from .records import Evaluation
 from .scores import score_of
 from .space import UNTOUCHED
@@ -32,8 +32,9 @@ def prediction_rows(run: ProposalRun, trained: Iterable[Evaluation]) -> list[dic
         trained (`Iterable[Evaluation]`): The trainings that followed.
 
     Returns: `list[dict]`: best predicted first. `blocks`; `predicted` and `standard_error`, on the proposal's own
-        scale; `measured`, a score, and `trainable_parameters`, `num_evaluations` and `seconds` of the trainings, `None`
-        or 0 for selections that were not trained.
+        scale; `behind` and `behind_error`, how far it is behind what is predicted best, row by row, and the standard
+        error of that, `None` where the two were not compared so; `measured`, a score, and `trainable_parameters`,
+        `num_evaluations` and `seconds` of the trainings, `None` or 0 for selections that were not trained.
     """
     trained = tuple(trained)
     rows = []
@@ -44,6 +45,8 @@ def prediction_rows(run: ProposalRun, trained: Iterable[Evaluation]) -> list[dic
                 "blocks": list(each.candidate.blocks),
                 "predicted": each.score,
                 "standard_error": each.standard_error,
+                "behind": None if each.behind is None else each.behind[0],
+                "behind_error": None if each.behind is None else each.behind[1],
                 "measured": score_of(mine) if mine else None,
                 "trainable_parameters": max((one.trainable_parameters for one in mine), default=None),
                 "num_evaluations": len(mine),
@@ -64,13 +67,16 @@ def prediction_table(result: SearchResult) -> str:
     telling = [row for row in rows if row["num_evaluations"] or not adds_nothing(row, rows)]
     shown = [row for place, row in enumerate(telling) if row["num_evaluations"] or place < _MOST_SHOWN]
     measured = bool(run.units)  # else nothing was to be trained, and those columns would be empty
+    compared = any(row["behind"] is not None for row in shown)
+    headings = [*_HEADINGS[:2], *["behind"] * compared, *[result.metric, *_HEADINGS[2:]] * measured]
     lines = [
         text_table(
-            [*_HEADINGS[:2], *[result.metric, *_HEADINGS[2:]] * measured, *["latency"] * (serving is not None)],
+            [*headings, *["latency"] * (serving is not None)],
             [
                 [
                     " + ".join(row["blocks"]) or ("head only" if result.has_head else UNTOUCHED),
                     decimal(row["predicted"]),
+                    *[behind(row)] * compared,
                     *_measured(row, sign) * measured,
                     *([] if serving is None else [f"+{serving.relative(row['blocks']):.2f}"]),
                 ]
@@ -89,6 +95,18 @@ def prediction_table(result: SearchResult) -> str:
         f"Chosen: {result.chosen_words}.",
     ]
     return "\n".join(lines)
+
+
+def behind(row: dict[str, Any]) -> str:
+    """
+    How far a selection is behind what is predicted best, with the standard error; empty where that is not known.
+
+    Args:
+        row (`dict`): Of [`prediction_rows`].
+    """
+    if row["behind"] is None or (row["behind"], row["behind_error"]) == (0.0, 0.0):
+        return ""
+    return f"{row['behind']:.2g} ± {row['behind_error']:.2g}"
 
 
 def _measured(row: dict[str, Any], sign: int) -> list[str]:

@@ -18,7 +18,7 @@ from .tables import count, decimal, seconds, text_table, to_frame
 if TYPE_CHECKING:
     import pandas
 
-    from .proposals import ProposalRun
+    from .proposed import ProposalRun
 
 Repeats = tuple[tuple[Evaluation, ...], ...]
 

@@ -9,161 +9,21 @@ made.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from ..errors import ArgumentsError, NonFiniteScoreError
-from . import checks
 from .directions import Forward
 from .greedy import SearchState, replay
-from .records import Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec, Unit
+from .proposed import Predicted, ProposalRun
+from .records import Candidate, Decision, Evaluation, Round, SearchSpec, StudySpec
 from .scores import best_of, paired_gain, score_of, table_of
 from .space import in_forward_order
 
 # Most selections that are trained, and the least share of a full training that tells them apart.
 MOST_CONFIRMED = 3
 LEAST_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """
-    The predicted score of a selection.
-
-    Args:
-        candidate ([`Candidate`]): The selection.
-        scores (`tuple[float, ...]`): For each fold that was looked at, maximised; not on the scale of true scores.
-        standard_error (`float`, *optional*, defaults to 0.0): Of their mean, as far as it is known.
-
-    Raises:
-        [`NonFiniteScoreError`]: If a score is NaN or infinite.
-        [`ArgumentsError`]: If a value is of another type or out of range, or there is no score.
-    """
-
-    candidate: Candidate
-    scores: tuple[float, ...]
-    standard_error: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.instance(Candidate, self.candidate, "Predicted.candidate")
-        scores = tuple(checks.number(score, "a score in Predicted.scores") for score in self.scores)
-        if not scores:
-            raise ArgumentsError(f"Predicted.scores must hold a score for one fold at least, found {scores}.")
-        if not all(map(math.isfinite, scores)):
-            raise NonFiniteScoreError(
-                f"The predicted scores of a selection must be finite numbers, found {scores} for "
-                f"{self.candidate.label}. Lower the learning rate, look for rows the metric cannot handle, or use "
-                "strategy='exact'."
-            )
-        checks.put(self, "scores", scores)
-        checks.put(self, "standard_error", checks.finite(self.standard_error, "Predicted.standard_error", least=0))
-
-    @property
-    def score(self) -> float:
-        """`float`: the mean over folds."""
-        return math.fsum(self.scores) / len(self.scores)
-
-    def to_json(self) -> dict[str, Any]:
-        return checks.written(self) | {"candidate": self.candidate.to_json(), "scores": list(self.scores)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Predicted:
-        values = checks.exactly(cls, data)
-        return cls(
-            Candidate.from_json(values["candidate"]),
-            tuple(checks.instance(list, values["scores"], "Predicted.scores")),
-            values["standard_error"],
-        )
-
-
-@dataclass(frozen=True)
-class ProposalRun:
-    """
-    What a proposal predicted for a search, and what is to be trained because of it.
-
-    Args:
-        search ([`SearchSpec`]): The search that it was made for.
-        predictions (`tuple[Predicted, ...]`): Every selection that the search looked at, best first.
-        shortlist (`tuple[Candidate, ...]`): The selections among which trainings decide, best predicted first; one
-            at least.
-        folds (`tuple[int, ...]`): The folds on which each of them is trained; none for a shortlist of one.
-        share (`float`): Share of the full training that they get.
-        fine_tunes (`float`): What the predictions cost, in full fine-tunes, as counted in arithmetic.
-        planned (`float`): What all of the search will have cost, counted alike.
-        seconds (`float`): Wall-clock time of the predictions.
-        info (`dict`, *optional*): Anything else that is plain JSON.
-
-    Raises: [`ArgumentsError`]: If a value is of another type or out of range.
-    """
-
-    search: SearchSpec
-    predictions: tuple[Predicted, ...]
-    shortlist: tuple[Candidate, ...]
-    folds: tuple[int, ...]
-    share: float
-    fine_tunes: float
-    planned: float
-    seconds: float
-    info: dict[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if checks.instance(SearchSpec, self.search, "ProposalRun.search").budget is None:
-            found = self.search.strategy
-            raise ArgumentsError(f"ProposalRun.search must be of a strategy that predicts, found strategy {found!r}.")
-        for name, kind in (("predictions", Predicted), ("shortlist", Candidate)):
-            listed = tuple(checks.instance(kind, one, f"an item of ProposalRun.{name}") for one in getattr(self, name))
-            checks.put(self, name, listed)
-        checks.put(self, "folds", tuple(checks.whole(fold, "a fold in ProposalRun.folds", 0) for fold in self.folds))
-        self._check_shortlist()
-        checks.put(self, "share", checks.share(self.share, "ProposalRun.share"))
-        for name in ("fine_tunes", "planned", "seconds"):
-            checks.put(self, name, checks.finite(getattr(self, name), f"ProposalRun.{name}", least=0))
-        checks.put(self, "info", checks.plain_dict(self.info, "ProposalRun.info"))
-
-    def _check_shortlist(self) -> None:
-        names = [candidate.label for candidate in self.shortlist]
-        if not names or len(set(names)) < len(names):
-            raise ArgumentsError(f"ProposalRun.shortlist must hold different selections, one at least, found {names}.")
-        if len(set(self.folds)) < len(self.folds) or (len(names) > 1) != bool(self.folds):
-            raise ArgumentsError(
-                "ProposalRun.folds must name the folds that compare the shortlist, each once, and none for a single "
-                f"selection; found {list(self.folds)} for {len(names)} selections."
-            )
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """`tuple[Unit, ...]`: the trainings that decide."""
-        return tuple(Unit(candidate, fold, 0, self.share) for fold in self.folds for candidate in self.shortlist)
-
-    def predicted(self, candidate: Candidate) -> Predicted | None:
-        """What was predicted for a selection."""
-        return next((each for each in self.predictions if each.candidate == candidate), None)
-
-    def to_json(self) -> dict[str, Any]:
-        return checks.written(self) | {
-            "search": self.search.to_json(),
-            "predictions": [each.to_json() for each in self.predictions],
-            "shortlist": [candidate.to_json() for candidate in self.shortlist],
-            "folds": list(self.folds),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ProposalRun:
-        values = checks.exactly(cls, data)
-        lists = {
-            name: checks.instance(list, values[name], f"ProposalRun.{name}")
-            for name in ("predictions", "shortlist", "folds")
-        }
-        return cls(
-            **values
-            | {
-                "search": SearchSpec.from_json(values["search"]),
-                "predictions": tuple(map(Predicted.from_json, lists["predictions"])),
-                "shortlist": tuple(map(Candidate.from_json, lists["shortlist"])),
-                "folds": tuple(lists["folds"]),
-            }
-        )
+# Most blocks that are tuned together because predictions cannot tell them apart.
+MOST_TIED = 3
 
 
 # --- predicting ------------------------------------------------------------------------------
@@ -229,11 +89,12 @@ def shortlist_of(
         predictions (`Sequence[Predicted]`): Best first.
         most (`int`, *optional*): How many.
 
-    Returns: `list[Candidate]`: what that search chose, then what it starts from, then the best predicted others of no
-        more blocks that keep the bounds. Shortened trainings favour larger selections, which learn faster: they could
-        not tell whether more blocks are worth it. Where that search chose the head alone, the best predicted block
-        comes first: a few steps train a head as well as many, but not a block, so that predictions cannot tell that no
-        block is worth it. Trainings, where there are any, can.
+    Returns: `list[Candidate]`: what that search chose, with the blocks that predictions cannot tell from it, then
+        without them, then what it starts from, then the best predicted others of no more blocks that keep the bounds.
+        Shortened trainings favour larger selections, which learn faster: they could not tell whether more blocks are
+        worth it. Where that search chose the head alone, the best predicted block comes first: a few steps train a
+        head as well as many, but not a block, so that predictions cannot tell that no block is worth it. Trainings,
+        where there are any, can.
     """
     bounds = Forward(spec, search)
     # A search that removes blocks begins with selections that are over the bounds.
@@ -244,8 +105,47 @@ def shortlist_of(
         first = next(iter([one for one in some if len(one.blocks) == 1] or some), first)
     size = max(len(first.blocks), 1)
     started = started_with(spec, search)
-    found = [first, *([] if started is None else [started]), *(one for one in within if len(one.blocks) <= size)]
-    return list(dict.fromkeys(found))[:most]
+    found = [with_ties(spec, search, first, predictions), first, *([] if started is None else [started])]
+    return list(dict.fromkeys([*found, *(one for one in within if len(one.blocks) <= size)]))[:most]
+
+
+def with_ties(
+    spec: StudySpec, search: SearchSpec, first: Candidate, predictions: Sequence[Predicted]
+) -> Candidate:
+    """
+    A block with those that predictions cannot tell from it.
+
+    Which of them is the best one would be a guess, and a wrong guess costs more than a block too many: what is no more
+    than one standard error behind is tuned too.
+
+    Args:
+        spec ([`StudySpec`]), search ([`SearchSpec`]): Blocks and bounds.
+        first ([`Candidate`]): What is predicted best.
+        predictions (`Sequence[Predicted]`): Best first.
+
+    Returns: [`Candidate`]: at most `MOST_TIED` blocks within the bounds; `first` itself if it is no single block, if
+        it is not what the others were compared with, or for a list of candidates.
+    """
+    if len(first.blocks) != 1 or search.direction == "list":
+        return first
+    singles = [each for each in predictions if len(each.candidate.blocks) == 1 and each.is_tied]
+    if not any(each.candidate == first and each.leads for each in singles):
+        return first
+    bounds, names, joined = Forward(spec, search), [block.name for block in spec.blocks], first
+    for each in singles:
+        wider = in_forward_order(names, {*joined.blocks, *each.candidate.blocks})
+        if len(wider.blocks) <= MOST_TIED and bounds.exceeded(wider) is None:
+            joined = wider
+    return joined
+
+
+def with_all(
+    predictions: Sequence[Predicted], candidates: Iterable[Candidate], predict: Callable[[Candidate], Predicted]
+) -> tuple[Predicted, ...]:
+    """Predictions, best first, with those of candidates that the search did not look at."""
+    known = {each.candidate for each in predictions}
+    more = [predict(one) for one in candidates if one not in known]
+    return tuple(sorted([*predictions, *more], key=lambda each: -each.score))
 
 
 def plan_confirmation(
@@ -324,7 +224,7 @@ def confirm(run: ProposalRun, evaluations: Iterable[Evaluation]) -> SearchState:
 
 def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
     first = run.shortlist[0]
-    predicted = f"{first.label} is predicted best by {run.search.strategy}"
+    predicted = _predicted_words(run)
     none, itself = run.predicted(Candidate()), run.predicted(first)
     none_is_better = none is not None and itself is not None and none.score > itself.score
     if none_is_better and first.blocks:
@@ -358,6 +258,23 @@ def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
         "which was predicted first."
     )
     return Decision(0, best, gain, error, error, reason, "list")
+
+
+def _predicted_words(run: ProposalRun) -> str:
+    """What is predicted best, and what cannot be told from it."""
+    first, strategy = run.shortlist[0], run.search.strategy
+    members = [each for each in run.predictions if {*each.candidate.blocks} < {*first.blocks} and each.is_tied]
+    singles = [each for each in members if len(each.candidate.blocks) == 1]
+    if len(singles) < 2:
+        return f"{first.label} is predicted best by {strategy}"
+    (best, *tied) = sorted(singles, key=lambda each: not each.leads)
+    words = [
+        f"{each.candidate.label} ({each.behind[0]:.2g} behind, standard error {each.behind[1]:.2g})"
+        for each in tied
+        if each.behind is not None
+    ]
+    cannot = f"cannot tell {' or '.join(words)} from it, so that they are tuned together"
+    return f"{best.candidate.label} is predicted best by {strategy}, which {cannot}"
 
 
 def _spread_of_one_fold(one: Sequence[Evaluation], other: Sequence[Evaluation]) -> float:

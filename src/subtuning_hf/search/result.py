@@ -16,7 +16,7 @@ from .directions import left_out
 from .greedy import SearchState, pick_winner, score_of, spread_of
 from .predictions import prediction_rows, prediction_table
 from .profile import Profile, profile_of
-from .proposals import ProposalRun
+from .proposed import ProposalRun
 from .records import Candidate, Evaluation, Round, SearchSpec, StudySpec
 from .serving import ServingCost
 from .space import UNTOUCHED

@@ -23,14 +23,8 @@ from ..proposal import make_proposal
 from ..proposal.base import Meter, Prediction, Problem, Proposal
 from ..proposal.copies import call
 from ..search.folds import Fold
-from ..search.proposals import (
-    MOST_CONFIRMED,
-    Predicted,
-    ProposalRun,
-    plan_shortlist,
-    predict_ladder,
-    shortlist_of,
-)
+from ..search.proposals import MOST_CONFIRMED, plan_shortlist, predict_ladder, shortlist_of, with_all
+from ..search.proposed import Predicted, ProposalRun
 from ..search.records import Candidate, SearchSpec, StudySpec
 from .arguments import GreedySubTuningArguments
 from .cache import Cache, draws
@@ -65,11 +59,12 @@ def propose(
 
         def predict(candidate: Candidate) -> Predicted:
             estimate = prediction(candidate.blocks)
-            return Predicted(candidate, estimate.fold_scores, estimate.standard_error)
+            return Predicted(candidate, estimate.fold_scores, estimate.standard_error, estimate.behind)
 
         state, predictions = predict_ladder(spec, search, predict)
+        found = shortlist_of(spec, search, state, predictions, most=MOST_CONFIRMED + 1)
+        predictions = with_all(predictions, found, predict)
     spent = problem.meter.spent
-    found = shortlist_of(spec, search, state, predictions, most=MOST_CONFIRMED + 1)
     # In a model without a head there is nothing to train but blocks.
     listed = ([one for one in found if one.blocks or problem.head] or found)[:MOST_CONFIRMED]
     prices = {one: _prices(recipe, problem, folds[-1], one, cache) for one in listed}

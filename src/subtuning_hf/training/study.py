@@ -18,7 +18,8 @@ from transformers.utils import logging
 from ..errors import ArgumentsError, JournalError, PeerFailedError, PeerLostError, SubTuningError
 from ..search.greedy import SearchState, replay, speculate
 from ..search.journal import Journal, find_study
-from ..search.proposals import ProposalRun, confirm
+from ..search.proposals import confirm
+from ..search.proposed import ProposalRun
 from ..search.records import Candidate, Decision, Evaluation, FinalRun, SearchSpec, StudySpec, Unit
 from ..search.scores import table_of
 from .cache import FOLDER as CACHE
