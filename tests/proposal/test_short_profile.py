@@ -86,7 +86,7 @@ def test_how_far_blocks_are_behind_the_best_row_by_row():
         assert gap == pytest.approx(best - prediction((name,)).score, abs=1e-6)
         rows = prediction.losses[name,] - prediction.losses["blocks.2",]
         assert error == pytest.approx(float(rows.std(correction=1)) / len(rows) ** 0.5)
-        assert name == "blocks.2" or gap > error > 0  # no other block can make up for it
+        assert name == "blocks.2" or gap > 2 * error > 0  # no other block can make up for it
     assert prediction(problem.blocks[:2]).behind is None
     assert prediction(()).behind is not None
 
@@ -100,7 +100,7 @@ def test_blocks_that_nothing_tells_apart_are_tied():
     problem = tower_problem(model, labels, x, epochs=30.0, learning_rate=1e-3)
     prediction = ShortProfileProposal().fit(problem, 1.0)
     gaps = [prediction((name,)).behind for name in problem.blocks]
-    assert sum(gap <= error for gap, error in gaps) > 1
+    assert sum(gap <= 2 * error for gap, error in gaps) > 1
 
 
 def test_there_is_nothing_to_compare_without_losses_of_rows():

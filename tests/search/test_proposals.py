@@ -293,14 +293,14 @@ def tied(behind, most=MOST_CONFIRMED, scores=None, **fields):
     return ["".join(candidate.blocks) for candidate in found]
 
 
-BEHIND = {"c": (0.0, 0.0), "a": (0.01, 0.02), "d": (0.03, 0.02), "b": (0.02, 0.02)}
+BEHIND = {"c": (0.0, 0.0), "a": (0.01, 0.01), "d": (0.03, 0.01), "b": (0.02, 0.01)}
 
 
-def test_blocks_within_one_standard_error_are_tuned_together():
+def test_blocks_within_two_standard_errors_are_tuned_together():
     assert tied(BEHIND) == ["abc", "c", "a"]  # in forward order; `d` is too far behind
     assert tied(BEHIND, most=1) == ["abc"]
-    assert tied({**BEHIND, "b": (0.021, 0.02)})[0] == "ac"
-    assert tied({**BEHIND, "a": (0.5, 0.02), "b": (0.5, 0.02)})[0] == "c"
+    assert tied({**BEHIND, "b": (0.021, 0.01)})[0] == "ac"
+    assert tied({**BEHIND, "a": (0.5, 0.01), "b": (0.5, 0.01)})[0] == "c"
     assert tied(BEHIND, direction="best")[0] == "abc"
     assert tied(BEHIND, direction="backward")[0] == "c"  # which looked at no other block alone
 
@@ -330,8 +330,8 @@ def test_the_reason_names_what_is_tied():
     made = [Predicted(pick(name), (-gap,), behind=(gap, error)) for name, (gap, error) in BEHIND.items()]
     run = ProposalRun(KERNEL, tuple(made), (pick("abc"),), (), 1.0, 0.5, 0.5, 2.0)
     assert confirm(run, []).reason == (
-        "c is predicted best by kernel, which cannot tell a (0.01 behind, standard error 0.02) or b (0.02 behind, "
-        "standard error 0.02) from it, so that they are tuned together; the budget left no room to train others."
+        "c is predicted best by kernel, which cannot tell a (0.01 behind, standard error 0.01) or b (0.02 behind, "
+        "standard error 0.01) from it, so that they are tuned together; the budget left no room to train others."
     )
     run = replace(run, shortlist=(pick("abc"), pick("c")), folds=(0,))
     assert confirm(run, trained(run, {"abc": (0.5,), "c": (0.9,)})).selection == pick("c")
@@ -550,9 +550,9 @@ def test_the_table_says_how_far_blocks_are_behind_the_best():
         "selection  predicted       behind",
         "---------  ---------  -----------",
         "c             0.0000",
-        "a            -0.0100  0.01 ± 0.02",
-        "d            -0.0300  0.03 ± 0.02",
-        "b            -0.0200  0.02 ± 0.02",
+        "a            -0.0100  0.01 ± 0.01",
+        "d            -0.0300  0.03 ± 0.01",
+        "b            -0.0200  0.02 ± 0.01",
         "head only    -1.0000",
     ]
     assert lines[-1] == "Chosen: a, b, c."

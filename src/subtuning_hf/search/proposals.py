@@ -116,7 +116,8 @@ def with_ties(
     A block with those that predictions cannot tell from it.
 
     Which of them is the best one would be a guess, and a wrong guess costs more than a block too many: what is no more
-    than one standard error behind is tuned too.
+    than two standard errors behind is tuned too. Of four finalists the first is also a little lucky, so that one
+    standard error would not be enough.
 
     Args:
         spec ([`StudySpec`]), search ([`SearchSpec`]): Blocks and bounds.

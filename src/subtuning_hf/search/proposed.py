@@ -15,6 +15,8 @@ from ..errors import ArgumentsError, NonFiniteScoreError
 from . import checks
 from .records import Candidate, SearchSpec, Unit
 
+# Two selections are tied where their difference is no more than so many of its standard errors.
+TIE = 2.0
 _ERROR = "The error in Predicted.behind"
 
 
@@ -66,8 +68,8 @@ class Predicted:
 
     @property
     def is_tied(self) -> bool:
-        """`bool`: whether it is no more than one standard error behind what is predicted best."""
-        return self.behind is not None and self.behind[0] <= self.behind[1]
+        """`bool`: whether it is no more than two standard errors behind what is predicted best."""
+        return self.behind is not None and self.behind[0] <= TIE * self.behind[1]
 
     @property
     def leads(self) -> bool:
