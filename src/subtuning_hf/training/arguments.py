@@ -49,8 +49,9 @@ class GreedySubTuningArguments(TrainingArguments):
             predict scores for a part of `search_budget` and spend the rest on training a few of the best predicted
             candidates: `"short-profile"` trains every block for a short time, all side by side, and the best four once
             more for longer, for which it takes up to one full fine-tune, others half of the budget, and takes the best
-            with up to two others that are no more than two standard errors behind it; `"one-shot"` trains random selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"`
-            regresses on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
+            with up to two others no more than two standard errors behind it; `"one-shot"` trains random
+            selections with shared weights; `"swap"` takes blocks out of one short full fine-tune; `"kernel"` regresses
+            on gradient features; `"statistics"` re-estimates the running statistics of each block's norms.
             Predictions have a scale of their own, on which `min_gain` says nothing; the two are refused together. By
             themselves they never choose no block: a few steps teach a head more than a block.
         search_budget (`float`, *optional*, defaults to 1.0):
