@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from multitask.cases import SHAPES, alone, call, load, logits_of, make_tasks
+from subtuning_hf.multitask import fork
 from toys import TOYS
 
 # Which way each is fed; all others take each row once.
@@ -39,6 +40,19 @@ def test_two_tasks(name, tmp_path):
     for batch in (3, 1):
         compare(toy, adapters, model, toy.inputs(batch, seed=batch))
     assert model.way == ("alone" if name in ALONE else "tiled" if name in TILED else "once")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TOYS])
+def test_large_batches_in_parts(name, tmp_path, monkeypatch):
+    """As on a CPU, where a block behind the fork takes no more rows at once than suit its caches."""
+    toy = TOYS[name]
+    adapters = make_tasks(toy, tmp_path, 3, "disjoint")
+    model = load(toy, adapters)
+    monkeypatch.setattr(fork, "CPU_BYTES", 0)
+    monkeypatch.setattr(fork, "CPU_ROWS", 1)
+    for batch in (3, 1):
+        compare(toy, adapters, model, toy.inputs(batch, seed=batch))
+    assert bool(model.engine._said) == (name in ALONE), "some ran one by one"
 
 
 @pytest.mark.slow

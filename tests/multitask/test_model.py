@@ -13,6 +13,7 @@ from transformers.utils import logging
 from multitask.cases import alone, call, disturb, load, logits_of, make_adapter, make_lora, make_tasks
 from subtuning_hf import MultiTaskModel, SubTuningConfig
 from subtuning_hf.errors import AdapterMismatchError, MultiTaskError
+from subtuning_hf.multitask import fork
 from toys import TOYS
 
 VIT, BERT, RESNET = TOYS["vit"], TOYS["bert"], TOYS["resnet"]
@@ -129,6 +130,38 @@ def test_lanes_can_be_bounded(adapters):
     answers = model(**inputs)
     assert most == 3
     assert all(close(answers[task].logits, wanted(adapters, task, inputs)) for task in adapters)
+
+
+def test_many_rows_run_in_parts_of_at_least_a_batch(adapters, monkeypatch):
+    """What serves a CPU's caches; the rows of the parts serve calls with gradients as well, whoever came first."""
+    model = load(VIT, adapters)
+    last, sizes = model.stack.get_submodule(VIT.blocks[-1]).base_layer, []
+    last.register_forward_hook(lambda _module, args, _output: sizes.append(args[0].shape[0]))
+    rows = {task: [2, 0, 1] for task in ("early", "head")}  # not one behind the other
+    for at_once, expected in ((16, [6]), (1, [3, 3])):
+        monkeypatch.setattr(fork, "CPU_ROWS", at_once)
+        monkeypatch.setattr(fork, "CPU_BYTES", 0)
+        inputs = VIT.inputs(3)
+        model(**inputs)
+        sizes.clear()
+        answers = model(**inputs, rows=rows)
+        assert sizes == expected
+        assert all(close(answers[task].logits, wanted(adapters, task, inputs)[[2, 0, 1]]) for task in rows)
+    inputs["pixel_values"].requires_grad_(True)
+    model(**inputs, rows=rows)["early"].logits.sum().backward()
+    assert inputs["pixel_values"].grad is not None
+
+
+def test_rows_of_a_mask_are_taken_once_for_all_blocks(folder, monkeypatch):
+    tasks = {f"t{n}": make_adapter(BERT, folder / f"once-{n}", [0], n) for n in range(2)}
+    model, inputs, calls = load(BERT, tasks), BERT.inputs(2), []
+    inputs["attention_mask"][:, 5:] = 0
+    model(**inputs)
+    run = fork.Stacked.run
+    monkeypatch.setattr(fork.Stacked, "run", lambda call, *args: calls.append(call) or run(call, *args))
+    model(**inputs)
+    assert len(BERT.blocks) > 2
+    assert [len(rows) for _, rows in calls[0]._taken.values()] == [4]
 
 
 # --- kinds of adapters -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ plan; does not know adapters or outputs of models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +20,10 @@ from torch.utils import _pytree as pytree
 from .plan import Step, Take
 
 FED, STATE = "fed", "state"
+# On a CPU more rows at once win nothing from some number on, and then cost: the C library fetches the memory of each
+# tensor beyond 32 MB anew from the system, page by page, and what one layer wrote has left the cache when the next
+# reads it. Layers inside of a block are about four times as wide as what comes into it.
+CPU_BYTES, CPU_ROWS = 4 * 2**20, 8
 
 
 class CannotStack(Exception):
@@ -128,6 +132,7 @@ class Index:
     def __init__(self, take: Take, device: torch.device) -> None:
         self.all, self.span, self.size, self.count = take.all, take.span, take.size, len(take.rows)
         self.numbers = None if self.span is not None else torch.tensor(take.rows, device=device)
+        self._parts: dict[int, list[Index]] = {}
 
     def of(self, value: Tensor, dim: int) -> Tensor:
         """The rows of a tensor."""
@@ -142,6 +147,12 @@ class Index:
         """The same rows in parts of at most so many."""
         if self.count <= most:
             return [self]
+        if most not in self._parts:
+            with torch.inference_mode(False):  # they serve calls with gradients too
+                self._parts[most] = self._cut(most)
+        return self._parts[most]
+
+    def _cut(self, most: int) -> list[Index]:
         numbers = list(range(*self.span)) if self.span is not None else self.numbers.tolist()  # type: ignore[union-attr]
         device = torch.device("cpu") if self.numbers is None else self.numbers.device
         pieces = [tuple(numbers[i : i + most]) for i in range(0, self.count, most)]
@@ -157,6 +168,12 @@ class Run:
     fed: Index
     beside: Index | None = None
 
+    def parts(self, most: int) -> list[Run]:
+        """The same rows in parts of at most so many."""
+        cut = (self.state.parts(most), self.fed.parts(most))
+        beside = [None] * len(cut[0]) if self.beside is None else self.beside.parts(most)
+        return [Run(self.module, *part) for part in zip(*cut, beside, strict=True)]
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -167,32 +184,46 @@ class Bound:
         runs (`tuple[Run, ...]`): One after the other; their outputs are put one behind the other.
         order ([`Index`]): The rows of that which go on.
         plain (`bool`): Whether the frozen module runs on what comes, as it comes.
+        lane (`int`): Rows that a task of this step has.
     """
 
     runs: tuple[Run, ...]
     order: Index
     plain: bool
+    lane: int
+    _cut: dict[int, Bound] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, step: Step, modules: Mapping[str | None, nn.Module], device: torch.device, most: int | None) -> Bound:
+    def of(
+        cls, step: Step, modules: Mapping[str | None, nn.Module], index: Callable[[Take], Index], most: int | None
+    ) -> Bound:
         """
         Bind a step.
 
         Args:
             step ([`Step`]): Of a plan.
             modules (`Mapping[str | None, torch.nn.Module]`): By owner.
-            device (`torch.device`): Of the rows.
+            index (`Callable`): A take as an [`Index`], the same one for the same take.
             most (`int` or `None`): Most rows that run through a module at once.
         """
         runs = []
         for group in step.groups:
-            state, fed = Index(group.state, device), Index(group.fed, device)
-            beside = None if group.beside is None else Index(group.beside, device)
-            takes = [state, fed, *([] if beside is None else [beside])]
-            cut = [takes] if most is None else zip(*(take.parts(most) for take in takes), strict=True)
-            runs += [Run(modules[group.owner], *part) for part in cut]
-        plain = step.plain and len(runs) == 1
-        return cls(tuple(runs), Index(step.order, device), plain)
+            beside = None if group.beside is None else index(group.beside)
+            run = Run(modules[group.owner], index(group.state), index(group.fed), beside)
+            runs += [run] if most is None else run.parts(most)
+        lane = max(-(-group.num_rows // group.num_lanes) for group in step.groups)
+        return cls(tuple(runs), index(step.order), step.plain and len(runs) == 1, lane)
+
+    def cut(self, most: int) -> Bound:
+        """The same with no more rows at once than so many, or than one task has."""
+        lane = max(self.lane, 1)
+        most = max(most // lane, 1) * lane
+        if all(run.state.count <= most for run in self.runs):
+            return self
+        if most not in self._cut:
+            runs = tuple(part for run in self.runs for part in run.parts(most))
+            self._cut[most] = Bound(runs, self.order, False, self.lane)
+        return self._cut[most]
 
 
 @dataclass
@@ -212,7 +243,10 @@ class Stacked:
     def run(self, fork: Fork, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One module."""
         step = self.steps.get(fork.place)
-        if step is None or step.plain:
+        if step is None:
+            return fork.base_layer(*args, **kwargs)
+        step = fitting(step, self.shapes[fork.place], args, kwargs)
+        if step.plain:
             return fork.base_layer(*args, **kwargs)
         return through(step, self.shapes[fork.place], args, kwargs, self._taken)
 
@@ -239,6 +273,18 @@ class FixedFork(_InPlace):
 Taken = dict[tuple[int, int, int], tuple[Tensor, Tensor]]
 
 
+def fitting(step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any]) -> Bound:
+    """A step with as many rows at once as suit the device, given what the module is called with."""
+    if all(run.state.count <= max(step.lane, CPU_ROWS) for run in step.runs):
+        return step
+    leaves = zip(pytree.tree_leaves((args, kwargs)), shape.args, strict=False)  # `through` says if they are others
+    rows = [leaf for leaf, part in leaves if isinstance(leaf, Tensor) and part.dim is not None and part.source == STATE]
+    if not rows or rows[0].device.type != "cpu":
+        return step
+    total = max(sum(leaf.nbytes for leaf in rows), 1)
+    return step.cut(max(CPU_BYTES * step.runs[0].state.size // total, CPU_ROWS))
+
+
 def through(step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any], taken: Taken | None = None) -> Any:
     """
     Rows through the modules of a step.
@@ -262,7 +308,8 @@ def through(step: Bound, shape: Shape, args: tuple, kwargs: dict[str, Any], take
         chosen = [_take(leaf, part, run, taken) for leaf, part in zip(leaves, parts, strict=True)]
         own_args, own_kwargs = pytree.tree_unflatten(chosen, spec)
         outputs.append(run.module(*own_args, **own_kwargs))
-    return join(outputs, [run.state.count for run in step.runs], shape.output, step.order)
+    same = all(run.module is first.module for run in step.runs)
+    return join(outputs, [run.state.count for run in step.runs], shape.output, step.order, same)
 
 
 def _take(leaf: Any, part: Part | None, run: Run, taken: Taken | None) -> Any:
@@ -312,7 +359,7 @@ def given_rows(leaf: Tensor, part: Part, state: int, fed: int) -> Part:
     return part
 
 
-def join(outputs: Sequence[Any], counts: Sequence[int], parts: Sequence[Part], order: Index) -> Any:
+def join(outputs: Sequence[Any], counts: Sequence[int], parts: Sequence[Part], order: Index, same: bool) -> Any:
     """
     Outputs of several modules as one.
 
@@ -321,21 +368,24 @@ def join(outputs: Sequence[Any], counts: Sequence[int], parts: Sequence[Part], o
         counts (`Sequence[int]`): Rows in each.
         parts (`Sequence[Part]`): How they hold their rows.
         order ([`Index`]): The rows of all that are wanted.
+        same (`bool`): Whether one module returned them all.
     """
     flat = [pytree.tree_flatten(output) for output in outputs]
     leaves, spec = [one[0] for one in flat], flat[0][1]
     if any(len(one) != len(parts) for one in leaves):
         raise CannotStack("modules of one block return different structures")
-    joined = [_join([one[i] for one in leaves], counts, part, order) for i, part in enumerate(parts)]
+    joined = [_join([one[i] for one in leaves], counts, part, order, same) for i, part in enumerate(parts)]
     return pytree.tree_unflatten(joined, spec)
 
 
-def _join(values: list[Any], counts: Sequence[int], part: Part, order: Index) -> Any:
+def _join(values: list[Any], counts: Sequence[int], part: Part, order: Index, same: bool) -> Any:
     if not isinstance(values[0], Tensor) or not values[0].ndim:
         return values[0]
     dim = part.dim
     if dim is None:
-        if len(values) == 1 and values[0].shape[0] in (part.size, 1):
+        # Where every part is of one row, 1 may be the number of rows.
+        told = part.size > 1 or len(values) == 1 or max(counts) > 1
+        if same and told and all(value.shape[0] in (part.size, 1) for value in values):
             return values[0]
         # The same for all rows of one module, but perhaps not of another, such as T5's position biases.
         dim = 0

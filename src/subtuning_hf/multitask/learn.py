@@ -29,6 +29,7 @@ from .fork import (
     Bound,
     CannotStack,
     Fork,
+    Index,
     Part,
     Shape,
     Stacked,
@@ -295,13 +296,24 @@ def bind(
     """
     steps = dict(zip(blocks, plan.steps, strict=True)) | dict(plan.heads)
     steps |= dict.fromkeys(stem, plan.stem)
-    return {name: _bind(name, step, module_of, device, most) for name, step in steps.items()}
+    kept: dict[Take, Index] = {}
+
+    def index(take: Take) -> Index:  # the same one for all blocks, so that they share the rows of a mask that it took
+        if take not in kept:
+            kept[take] = Index(take, device)
+        return kept[take]
+
+    return {name: _bind(name, step, module_of, index, most) for name, step in steps.items()}
 
 
 def _bind(
-    name: str, step: Step, module_of: Callable[[str, str | None], nn.Module], device: torch.device, most: int | None
+    name: str,
+    step: Step,
+    module_of: Callable[[str, str | None], nn.Module],
+    index: Callable[[Take], Index],
+    most: int | None,
 ) -> Bound:
-    return Bound.of(step, {group.owner: module_of(name, group.owner) for group in step.groups}, device, most)
+    return Bound.of(step, {group.owner: module_of(name, group.owner) for group in step.groups}, index, most)
 
 
 def split(output: Any, plan: Plan, parts: Sequence[Part]) -> dict[str, Any]:
