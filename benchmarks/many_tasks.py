@@ -7,7 +7,9 @@ A ResNet-50, a ViT-S/16 and a BERT-base with random weights (time and memory do 
 one block, early, at two thirds, or the last one, and has a head of its own. Measured in one process, in rotating
 order: the tasks on one trunk; as many separate models; one PEFT model that switches its adapter for every task; and
 PEFT's mixed batch with LoRA of rank 8 in the same blocks. Next to each ratio stands what the arithmetic of the plan
-allows. Peak memory is taken in processes of their own. Finished measurements are kept: give the same command again.
+allows. With one thread the clock is the processor's time of this process, which other programs of the machine disturb
+little; with several it is the time that passed. Peak memory is taken in processes of their own. Finished measurements
+are kept: give the same command again.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from subtuning_hf import MultiTaskModel, SubTuningConfig, find_blocks, lora_conf
 
 VARIANTS = ("one trunk", "separate models", "set_adapter", "mixed LoRA")
 MODELS = ("resnet-50", "vit-s", "bert-base")
+DEPTHS = ("early", "two thirds", "last")
 
 
 def variants_of(name: str) -> tuple[str, ...]:
@@ -124,18 +127,20 @@ def measure(name: str, depth: str, tasks: int, batches: list[int], repeats: int)
     for batch in batches:
         inputs = inputs_of(name, batch)
         seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         with torch.inference_mode():
             for answer, _ in runs.values():
                 answer(inputs)
             for repeat in range(repeats):
                 for place in range(len(variants)):
                     variant = variants[(place + repeat) % len(variants)]
-                    started = time.perf_counter()
+                    started = clock()
                     runs[variant][0](inputs)
-                    seconds[variant].append(time.perf_counter() - started)
+                    seconds[variant].append(clock() - started)
         bound = model.plan(batch_size=batch).speedup
         found.append(
             {"model": name, "depth": depth, "tasks": tasks, "batch": batch, "bound": bound, "seconds": seconds}
+            | {"clock": clock.__name__}
         )
         ratio = statistics.median(seconds["separate models"]) / statistics.median(seconds["one trunk"])
         print(f"{name}, {depth}, {tasks} tasks, batch {batch}: {ratio:.2f} times, bound {bound:.2f}", flush=True)
@@ -179,13 +184,17 @@ def report(found: list[dict[str, Any]], memories: list[dict[str, Any]]) -> str:
     lines.append(
         "Times of each way over that of one trunk: median over repeats, lowest to highest. `bound` is the ratio"
     )
-    lines.append("of the arithmetic, `reached` the part of it that the median over separate models is.\n")
+    lines.append("of the arithmetic, `reached` the part of it that the median over separate models is. `cpu`: time of")
+    lines.append("the processor; `wall`: time that passed, on a machine that had other work too.\n")
     lines.append(
-        "| model | tuned block | tasks | batch | one trunk, s | separate models | bound | reached "
+        "| model | tuned block | tasks | batch | clock | one trunk, s | separate models | bound | reached "
         "| set_adapter | mixed LoRA |"
     )
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
-    for one in found:
+    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
+    places = [list(MODELS), list(DEPTHS)]
+    for one in sorted(
+        found, key=lambda a: (places[0].index(a["model"]), places[1].index(a["depth"]), a["tasks"], a["batch"])
+    ):
         seconds = one["seconds"]
         own = seconds["one trunk"]
         cells = []
@@ -197,7 +206,8 @@ def report(found: list[dict[str, Any]], memories: list[dict[str, Any]]) -> str:
             cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         reached = statistics.median(b / a for a, b in zip(own, seconds["separate models"], strict=True)) / one["bound"]
         lines.append(
-            f"| {one['model']} | {one['depth']} | {one['tasks']} | {one['batch']} | {statistics.median(own):.3f} | "
+            f"| {one['model']} | {one['depth']} | {one['tasks']} | {one['batch']} | "
+            f"{'cpu' if one.get('clock') == 'process_time' else 'wall'} | {statistics.median(own):.3f} | "
             f"{cells[0]} | {one['bound']:.2f} | {reached:.0%} | {cells[1]} | {cells[2]} |"
         )
     if memories:
@@ -220,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--depths", nargs="*", default=["two thirds", "last", "early"])
+    parser.add_argument("--depths", nargs="*", default=list(DEPTHS), choices=DEPTHS)
     parser.add_argument("--tasks", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=3)
