@@ -22,9 +22,10 @@ from ..prefix.anatomy import tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from .adapters import TaskModel, structure_copy
 from .fixed import FixedTasks, narrowed
-from .fork import Bound, CannotStack, FixedFork, Fork, Part, Stacked, during
+from .fork import CannotStack, FixedFork, Fork, Stacked, during
 from .learn import Inputs, Learned, allowed, bind, compare, kind_of, learn, put, rows_of, split, told
 from .plan import Plan, make_plan
+from .rows import Bound, Part
 from .watch import output_shapes
 
 logger = logging.get_logger(__name__)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..prefix.capture import without_cache
-from .fork import Part
 from .learn import rows_of, split
 from .plan import Plan
+from .rows import Part
 
 
 class FixedTasks(nn.Module):

@@ -23,20 +23,9 @@ from ..prefix.anatomy import Anatomy, examine, tower_ends
 from ..prefix.capture import device_of, undisturbed, without_cache
 from ..prefix.check import allowance, deviation, tolerance
 from .adapters import structure_copy
-from .fork import (
-    FED,
-    STATE,
-    Bound,
-    CannotStack,
-    Fork,
-    Index,
-    Part,
-    Shape,
-    Stacked,
-    during,
-    given_rows,
-)
+from .fork import CannotStack, Fork, Stacked, during, given_rows
 from .plan import FROZEN, Plan, Step, Take, make_plan
+from .rows import FED, STATE, Bound, Index, Part, Shape
 from .watch import Watch, learn_parts, output_shapes
 
 Inputs = dict[str, Any]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .fork import STATE, CannotStack, Fork, Part
+from .fork import CannotStack, Fork
+from .rows import STATE, Part
 
 _PLAIN = (Tensor, type(None), bool, int, float, str)
 
