@@ -60,7 +60,7 @@ def test_pages_that_go_on_from_the_quick_tour_say_so():
 
 def test_nobody_is_sent_to_a_registry():
     """There is no such package on one: the commands are those of a checkout."""
-    folders = ("src", "recipes", "docs", "notebooks", "tests/hub/assets")
+    folders = ("src", "recipes", "docs", "tests/hub/assets")
     files = [path for folder in folders for path in (pages.ROOT / folder).rglob("*") if path.suffix in TEXTS]
     assert len(files) > 250
     for path in (*files, *pages.ROOT.glob("*.md")):

@@ -69,6 +69,7 @@ def test_what_was_pushed_answers_as_what_was_trained(hub, pushed):
         "adapter_config.json",
         "adapter_model.safetensors",
         "preprocessor_config.json",
+        "test_results.json",
     ]
     assert not any(b"hf_owner" in data for data in repo.files().values())
     expected = logits(pushed.model)
@@ -88,6 +89,16 @@ def test_the_card_names_the_base_and_passes_the_hub(hub, pushed):
     assert "base_model:adapter:lab/base" in asked["tags"] and asked["model-index"][0]["name"] == "stripes"
     assert 'PeftModel.from_pretrained(base, "user/stripes")' in text
     assert "subtuning predict user/stripes images/" in text
+
+
+def test_the_file_that_the_card_names_as_source_is_pushed(hub, pushed):
+    pushed.push_to_hub()
+    files = hub.repos["user/stripes"].files()
+    (result,) = hub.cards[-1]["model-index"][0]["results"]
+    assert result["source"]["url"] == "https://huggingface.co/user/stripes/blob/main/test_results.json"
+    told = {f"test_{one['type']}": one["value"] for one in result["metrics"]}
+    found = json.loads(files["test_results.json"])
+    assert found.pop("blocks") == list(pushed.model.peft_config["default"].blocks) and found == told and len(told) == 2
 
 
 def test_a_search_goes_with_its_pictures_and_its_journal(hub, tmp_path):
