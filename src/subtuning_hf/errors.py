@@ -64,6 +64,10 @@ class AdapterMismatchError(SubTuningError, ValueError):
     """An adapter was made for another base model."""
 
 
+class DownloadError(SubTuningError, ConnectionError):
+    """A file on the Hub could not be had whole."""
+
+
 class AdapterFileError(SubTuningError, ValueError):
     """An adapter's files are damaged, foreign, or hold something that does not belong there."""
 

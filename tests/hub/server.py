@@ -59,7 +59,7 @@ class Hub:
     The server.
 
     Attributes: `repos` by name; `users` by token; `requests`, each as `(method, path, token)`; `cut_uploads`, how
-    many uploads are to break halfway; `cut_downloads`, the same for downloads of large files; `refuse_commits`, a message with which commits are refused; `cards`, the metadata
+    many uploads are to break halfway; `cut_downloads`, the same for downloads of the file `cut_file`; `refuse_commits`, a message with which commits are refused; `cards`, the metadata
     that were asked about; `large`, contents by their SHA-256.
     """
 
@@ -70,6 +70,7 @@ class Hub:
         self.large: dict[str, bytes] = {}
         self.cut_uploads = 0
         self.cut_downloads = 0
+        self.cut_file = "adapter_model.safetensors"
         self.refuse_commits: str | None = None
         self.cards: list[dict[str, Any]] = []
         self.lock = threading.RLock()
@@ -362,7 +363,7 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         with self.hub.lock:
-            cut = self.hub.cut_downloads > 0 and self.command == "GET" and path.endswith(LARGE)
+            cut = self.hub.cut_downloads > 0 and self.command == "GET" and path == self.hub.cut_file
             self.hub.cut_downloads -= cut
         self._send(206 if start else 200, data[start:], headers, cut)
 
