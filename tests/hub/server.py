@@ -59,8 +59,9 @@ class Hub:
     The server.
 
     Attributes: `repos` by name; `users` by token; `requests`, each as `(method, path, token)`; `cut_uploads`, how
-    many uploads are to break halfway; `cut_downloads`, the same for downloads of the file `cut_file`; `refuse_commits`, a message with which commits are refused; `cards`, the metadata
-    that were asked about; `large`, contents by their SHA-256.
+    many uploads are to break halfway; `cut_downloads`, the same for downloads of the file `cut_file`; `refuse_commits`,
+    a message with which commits are refused; `cards`, the metadata that were asked about; `large`, contents by their
+    SHA-256.
     """
 
     def __init__(self) -> None:

@@ -302,6 +302,39 @@ def test_many_tasks_from_the_hub(hub, pushed):
     assert torch.allclose(found, logits(pushed.model), atol=1e-6)
 
 
+def test_many_tasks_by_revision(hub, pushed, tmp_path, monkeypatch):
+    from subtuning_hf import MultiTaskModel
+
+    pushed.push_to_hub(revision="v2")
+    expected, (images, _) = logits(pushed.model), make_images(5, seed=9)
+    assert "adapter_config.json" not in hub.repos["user/stripes"].files("main")
+    for base in (load_base(), "lab/base"):
+        tasks = MultiTaskModel.from_adapters(base, {"a": "user/stripes@v2"})
+        with torch.no_grad():
+            assert torch.allclose(tasks(pixel_values=images)["a"].logits, expected, atol=1e-6)
+    tasks.add_task("b", "user/stripes", revision="v2")
+    with pytest.raises(ArgumentsError, match="Give one of them"):
+        tasks.add_task("c", "user/stripes@v2", revision="main")
+    for wrong in ("user/stripes@", "@v2"):
+        with pytest.raises(ArgumentsError, match="user/adapter@revision"):
+            tasks.add_task("c", wrong)
+    with pytest.raises((ValueError, OSError)):
+        tasks.add_task("c", "user/stripes")
+    pushed.save_model(str(tmp_path / "a@b"))  # a folder may be called so
+    tasks.add_task("c", tmp_path / "a@b")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ArgumentsError, match="is a folder, which has no revisions"):
+        tasks.add_task("d", "here@v2")
+
+
+def test_auto_class_by_revision(hub, pushed):
+    pushed.push_to_hub(revision="v2")
+    assert torch.equal(logits(AutoPeftModel.from_pretrained("user/stripes", revision="v2")), logits(pushed.model))
+    with pytest.raises((ValueError, OSError)):
+        AutoPeftModel.from_pretrained("user/stripes")
+
+
 # --- in a process of its own -----------------------------------------------------------------
 @pytest.mark.slow
 def test_a_stranger_predicts_with_names_alone(hub, tmp_path):
