@@ -6,6 +6,21 @@ Every error is a [`SubTuningError`] and also the builtin it specialises, so that
 found and what to do about it. This module imports nothing.
 """
 
+INSTALL = "pip install ."  # the one place that says so
+
+
+def how_to_install(extra: str = "") -> str:
+    """
+    The command that installs this package, in words: it is in no registry, so from a checkout.
+
+    Args:
+        extra (`str`, *optional*): An extra of `setup.cfg`, such as `"plots"`.
+
+    Returns: `str`: such as ``"`pip install '.[plots]'` in a checkout of subtuning-hf"``.
+    """
+    command = INSTALL.removesuffix(".") + f"'.[{extra}]'" if extra else INSTALL
+    return f"`{command}` in a checkout of subtuning-hf"
+
 
 class SubTuningError(Exception):
     """Base of every error this package raises on purpose."""
@@ -47,6 +62,10 @@ class AdapterNameError(SubTuningError, ValueError):
 
 class AdapterMismatchError(SubTuningError, ValueError):
     """An adapter was made for another base model."""
+
+
+class DownloadError(SubTuningError, ConnectionError):
+    """A file on the Hub could not be had whole."""
 
 
 class AdapterFileError(SubTuningError, ValueError):

@@ -1,6 +1,7 @@
 """The entry point: exit codes, messages, and commands that exist."""
 
 import importlib
+import logging
 import sys
 import types
 
@@ -97,3 +98,14 @@ def test_long_commands_say_that_they_resume(name):
 def test_missing_recipe_is_an_error_of_ours(tmp_path, capsys):
     assert cli.main(["search", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "RecipeError: There is no recipe" in capsys.readouterr().err
+
+
+def test_a_kernel_that_nobody_asked_for_is_not_told(command, caplog):
+    def run(options):
+        logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "none")
+        logger.warning("anything else")
+
+    command(run)
+    assert cli.main(["try"]) == 0
+    assert caplog.messages == ["anything else"]

@@ -268,7 +268,7 @@ def test_words_are_taken_once_and_in_order():
 
 def test_without_matplotlib(search, monkeypatch):
     monkeypatch.setitem(sys.modules, "subtuning_hf.plots", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'subtuning-hf\[plots\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[plots\]'` in a checkout"):
         draw(search)
 
 

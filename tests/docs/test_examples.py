@@ -5,17 +5,20 @@ import glob
 import importlib
 import itertools
 import linecache
+import re
 
 import pytest
 
 from docs import pages, world
 from subtuning_hf.cli.main import COMMANDS, build_parser, main
 from subtuning_hf.cli.recipe import load_recipe
+from subtuning_hf.errors import how_to_install
 
 PAGES = pages.pages()
 WITH_PYTHON = [page for page in PAGES if pages.python_examples(page)]
 WITH_COMMANDS = [page for page in PAGES if any(pages.own_words(words) for _, words in pages.shell_lines(page))]
 TOUR = "docs/index.md"
+TEXTS = {".py", ".md", ".txt", ".ipynb", ".yaml"}
 # What stands for the names that a page takes from elsewhere; by default they are those of the quick tour.
 GIVEN = {"README.md": world.readme, TOUR: dict, "docs/howto/own_data.md": dict, "docs/howto/own_model.md": dict}
 # Not run here, and where instead.
@@ -53,6 +56,16 @@ def test_pages_that_go_on_from_the_quick_tour_say_so():
                      if any(f"={name}" in each.text for each in pages.python_examples(page))]  # fmt: skip
             text = (pages.ROOT / page).read_text("utf-8")
             assert not taken or "go on from the [quick tour]" in text, page
+
+
+def test_nobody_is_sent_to_a_registry():
+    """There is no such package on one: the commands are those of a checkout."""
+    folders = ("src", "recipes", "docs", "tests/hub/assets")
+    files = [path for folder in folders for path in (pages.ROOT / folder).rglob("*") if path.suffix in TEXTS]
+    assert len(files) > 250
+    for path in (*files, *pages.ROOT.glob("*.md")):
+        assert not re.search(r"pip install (--?\w+ )*'?subtuning-hf", path.read_text("utf-8")), path
+    assert how_to_install("plots") == "`pip install '.[plots]'` in a checkout of subtuning-hf"
 
 
 def test_there_are_examples():

@@ -50,6 +50,7 @@ def facts(**changes: Any) -> CardFacts:
         "result": result_of(study),
         "study": study,
         "measured": (Measured("test", {"loss": 0.5, "accuracy": 0.76}, 90, source=replace(source, split="test")),),
+        "results_url": "https://huggingface.co/user/flowers/blob/main/test_results.json",
         "comparison": comparison(),
         "train_rows": 150,
         "source": source,

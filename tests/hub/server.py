@@ -59,8 +59,9 @@ class Hub:
     The server.
 
     Attributes: `repos` by name; `users` by token; `requests`, each as `(method, path, token)`; `cut_uploads`, how
-    many uploads are to break halfway; `refuse_commits`, a message with which commits are refused; `cards`, the metadata
-    that were asked about; `large`, contents by their SHA-256.
+    many uploads are to break halfway; `cut_downloads`, the same for downloads of the file `cut_file`; `refuse_commits`,
+    a message with which commits are refused; `cards`, the metadata that were asked about; `large`, contents by their
+    SHA-256.
     """
 
     def __init__(self) -> None:
@@ -69,6 +70,8 @@ class Hub:
         self.requests: list[tuple[str, str, str | None]] = []
         self.large: dict[str, bytes] = {}
         self.cut_uploads = 0
+        self.cut_downloads = 0
+        self.cut_file = "adapter_model.safetensors"
         self.refuse_commits: str | None = None
         self.cards: list[dict[str, Any]] = []
         self.lock = threading.RLock()
@@ -178,14 +181,19 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+    def _send(self, status: int, content: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self._read = False
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if cut:
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif self.command != "HEAD":
             self.wfile.write(data)
 
     # --- who may do what --------------------------------------------------------------------
@@ -351,7 +359,14 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in files:
             raise _Refused(404, "EntryNotFound", "Entry not found")
         headers = {"X-Repo-Commit": oid, "ETag": f'"{hashlib.sha256(files[path]).hexdigest()}"'}
-        self._send(200, files[path], headers)
+        data, start = files[path], 0
+        if "Range" in self.headers:
+            start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        with self.hub.lock:
+            cut = self.hub.cut_downloads > 0 and self.command == "GET" and path == self.hub.cut_file
+            self.hub.cut_downloads -= cut
+        self._send(206 if start else 200, data[start:], headers, cut)
 
 
 def _entry(name: str, data: bytes) -> dict[str, Any]:

@@ -44,6 +44,23 @@ def test_a_search_is_told_as_it_was(tmp_path):
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
 
 
+def test_scores_lie_beside_the_adapter_and_are_added_to(tmp_path):
+    trainer = trained(tmp_path, eval_dataset=Rows(12, seed=3))
+    trainer.save_model()
+    assert not (tmp_path / "test_results.json").exists()  # nothing was measured
+    first = trainer.evaluate(metric_key_prefix="test")
+    trainer.save_model()
+    told = {"blocks": [BLOCKS[0]], "test_loss": first["test_loss"], "test_accuracy": first["test_accuracy"]}
+    assert json.loads((tmp_path / "test_results.json").read_text()) == told
+    assert all(one.source_url is None for one in card_of(tmp_path).data.eval_results)  # a folder has no address
+    (tmp_path / "test_results.json").write_text(json.dumps({**told, "test_loss": 9.0, "repeats": [1]}))
+    trainer.save_model()
+    assert json.loads((tmp_path / "test_results.json").read_text()) == {**told, "repeats": [1]}
+    (tmp_path / "test_results.json").write_text(json.dumps({"blocks": ["another"], "repeats": [1]}))
+    trainer.save_model()
+    assert json.loads((tmp_path / "test_results.json").read_text()) == told
+
+
 def test_sizes_are_those_of_the_base_whatever_the_head(tmp_path):
     from subtuning_hf.hub import adapter_parts
 

@@ -69,6 +69,7 @@ def test_what_was_pushed_answers_as_what_was_trained(hub, pushed):
         "adapter_config.json",
         "adapter_model.safetensors",
         "preprocessor_config.json",
+        "test_results.json",
     ]
     assert not any(b"hf_owner" in data for data in repo.files().values())
     expected = logits(pushed.model)
@@ -88,6 +89,16 @@ def test_the_card_names_the_base_and_passes_the_hub(hub, pushed):
     assert "base_model:adapter:lab/base" in asked["tags"] and asked["model-index"][0]["name"] == "stripes"
     assert 'PeftModel.from_pretrained(base, "user/stripes")' in text
     assert "subtuning predict user/stripes images/" in text
+
+
+def test_the_file_that_the_card_names_as_source_is_pushed(hub, pushed):
+    pushed.push_to_hub()
+    files = hub.repos["user/stripes"].files()
+    (result,) = hub.cards[-1]["model-index"][0]["results"]
+    assert result["source"]["url"] == "https://huggingface.co/user/stripes/blob/main/test_results.json"
+    told = {f"test_{one['type']}": one["value"] for one in result["metrics"]}
+    found = json.loads(files["test_results.json"])
+    assert found.pop("blocks") == list(pushed.model.peft_config["default"].blocks) and found == told and len(told) == 2
 
 
 def test_a_search_goes_with_its_pictures_and_its_journal(hub, tmp_path):
@@ -289,6 +300,39 @@ def test_many_tasks_from_the_hub(hub, pushed):
     with torch.no_grad():
         found = tasks(pixel_values=images)["stripes"].logits
     assert torch.allclose(found, logits(pushed.model), atol=1e-6)
+
+
+def test_many_tasks_by_revision(hub, pushed, tmp_path, monkeypatch):
+    from subtuning_hf import MultiTaskModel
+
+    pushed.push_to_hub(revision="v2")
+    expected, (images, _) = logits(pushed.model), make_images(5, seed=9)
+    assert "adapter_config.json" not in hub.repos["user/stripes"].files("main")
+    for base in (load_base(), "lab/base"):
+        tasks = MultiTaskModel.from_adapters(base, {"a": "user/stripes@v2"})
+        with torch.no_grad():
+            assert torch.allclose(tasks(pixel_values=images)["a"].logits, expected, atol=1e-6)
+    tasks.add_task("b", "user/stripes", revision="v2")
+    with pytest.raises(ArgumentsError, match="Give one of them"):
+        tasks.add_task("c", "user/stripes@v2", revision="main")
+    for wrong in ("user/stripes@", "@v2"):
+        with pytest.raises(ArgumentsError, match="user/adapter@revision"):
+            tasks.add_task("c", wrong)
+    with pytest.raises((ValueError, OSError)):
+        tasks.add_task("c", "user/stripes")
+    pushed.save_model(str(tmp_path / "a@b"))  # a folder may be called so
+    tasks.add_task("c", tmp_path / "a@b")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ArgumentsError, match="is a folder, which has no revisions"):
+        tasks.add_task("d", "here@v2")
+
+
+def test_auto_class_by_revision(hub, pushed):
+    pushed.push_to_hub(revision="v2")
+    assert torch.equal(logits(AutoPeftModel.from_pretrained("user/stripes", revision="v2")), logits(pushed.model))
+    with pytest.raises((ValueError, OSError)):
+        AutoPeftModel.from_pretrained("user/stripes")
 
 
 # --- in a process of its own -----------------------------------------------------------------

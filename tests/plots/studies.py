@@ -29,6 +29,7 @@ def study_of(
     processes: int = 1,
     loss: bool = False,
     timed: bool = True,
+    has_head: bool = True,
 ) -> Study:
     """
     A study in which block b adds `worth[b]` to 0.5; processes take the next training as soon as they are free, but wait
@@ -40,6 +41,7 @@ def study_of(
         folds,
         "eval_loss" if loss else "accuracy",
         not loss,
+        environment={} if has_head else {"head": ""},
     )
     place = {name: index for index, name in enumerate(names)}
     evaluations: list[Evaluation] = []

@@ -137,7 +137,8 @@ def test_pickled_weights_are_not_loaded(root, monkeypatch):
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **given: asked.update(given) or str(root / "task-1")
     )
-    assert fetched("user/adapter") == root / "task-1"
+    assert fetched("user/adapter") == root / "task-1" and asked["revision"] is None
+    assert locate("user/adapter@refs/pr/1", None) == root / "task-1" and asked["revision"] == "refs/pr/1"
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 

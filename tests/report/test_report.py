@@ -141,6 +141,16 @@ def test_a_finished_search_is_told_from_choice_to_journal(search, whole):
     assert study.spec.fingerprint in whole.text
 
 
+@pytest.mark.parametrize("worth", [WORTH, {}], ids=["two blocks", "no block"])
+def test_the_page_of_a_model_without_a_head_speaks_of_none(worth, tmp_path):
+    page = made(write(tmp_path / "study", study_of(NAMES, worth, [FORWARD], folds=2, has_head=False)))
+    shown = page.text.partition("(function")[0]  # and not the names in the script
+    said = [shown, *(image.get("alt", "") for image in page.all("img")), *page.tables]
+    assert len(said) > 5
+    assert not [found[0] for each in said for found in re.finditer(r".{0,60}\bheads?\b.{0,30}", each)]
+    assert "untouched base" in page.text
+
+
 def test_the_page_needs_nothing_but_itself(whole):
     for tag, attributes in whole.elements:
         for name in ("src", "srcset", "href", "action", "data"):

@@ -227,7 +227,7 @@ def test_a_newer_format_is_refused_and_never_repaired(tmp_path, whole):
     newer = header + b"\n" + rest + b'{"type":"new'
     folder = tmp_path / "newer"
     path = write(folder, newer)
-    words = rf"journal format {FORMAT + 1}.*formats up to {FORMAT}.*pip install --upgrade"
+    words = rf"journal format {FORMAT + 1}.*formats up to {FORMAT}.*pip install \.` in a checkout"
     for attempt in (lambda: read_study(folder), lambda: Journal.open(folder, SPEC)):
         with pytest.raises(JournalVersionError, match=words):
             attempt()

@@ -1,9 +1,9 @@
-"""Bases that bitsandbytes has quantised: copies of blocks are floating point, the frozen part stays as it is."""
+"""Bases that bitsandbytes or torchao has quantised: copies are floating point, the frozen part stays as it is."""
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, TorchAoConfig
 
 from subtuning_hf import SubTuningConfig
 from subtuning_hf.errors import ArgumentsError
@@ -15,7 +15,14 @@ from training.cases import make_trainer
 
 pytest.importorskip("bitsandbytes")
 
+
+def by_torchao():
+    quantization = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(quant_type=quantization.Int8WeightOnlyConfig())
+
+
 BITS = {
+    "torchao": by_torchao,
     "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
     "4 bit": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
 }
@@ -35,9 +42,10 @@ def loader(saved, bits):
     return lambda: AutoModelForSequenceClassification.from_pretrained(saved, **settings)
 
 
-@pytest.fixture
-def load(saved):
-    return loader(saved, "8 bit")
+@pytest.fixture(params=["8 bit", "torchao"])
+def load(saved, request):
+    BITS[request.param]()  # skips where it is not installed
+    return loader(saved, request.param)
 
 
 def rows():
@@ -57,7 +65,8 @@ def test_a_copy_holds_what_the_integers_stand_for(bits, saved):
     for (name, ours), theirs in zip(copy.named_parameters(), whole.parameters(), strict=True):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, name
         assert (ours - theirs).abs().max() < 0.2 * theirs.abs().max(), name
-    assert any(not p.is_floating_point() for p in block.parameters())  # the block itself stays as it is
+    assert any(p.data.dtype != q.data.dtype or type(p) is not type(q)
+               for p, q in zip(block.parameters(), copy.parameters(), strict=True))  # the block itself stays as it is
 
 
 def test_searched_trained_saved_and_loaded(load, tmp_path):

@@ -1,11 +1,13 @@
 """Ways to train, in a search and in the final training; compared with a plain Trainer where that tells anything."""
 
+import math
+
 import pytest
 import torch
 from peft import PeftModel
 from transformers import DataCollatorWithFlattening, EarlyStoppingCallback, TrainerCallback
 
-from support.cases import NUM_LABELS, Case, Texts, compare, pad, searched, toy
+from support.cases import NUM_LABELS, Case, Texts, compare, pad, predicted, searched, toy
 from support.test_tasks import TASKS, make
 from toys import LLAMA
 from training.cases import Rows, make_model, make_trainer
@@ -45,8 +47,8 @@ def test_gradient_checkpointing_changes_nothing(reentrant, plain, tmp_path):
         torch.testing.assert_close(value, plain[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_packed_batches(tmp_path):
-    """Rows behind each other in one sequence: no prefix is cached, and scores are those of a plain Trainer."""
+def packed():
+    """Rows behind each other in one sequence."""
 
     class Unpadded(Texts):
         def __getitem__(self, index):
@@ -55,7 +57,18 @@ def test_packed_batches(tmp_path):
 
     kwargs = {"data_collator": DataCollatorWithFlattening(), "compute_metrics": None}
     rows = lambda: Unpadded(lambda row, ids: list(ids))  # noqa: E731
-    compare(Case({}, kwargs, make("LlamaForCausalLM", **LLAMA), rows), tmp_path)
+    return Case({}, kwargs, make("LlamaForCausalLM", **LLAMA), rows)
+
+
+def test_packed_batches(tmp_path):
+    """No prefix is cached, and scores are those of a plain Trainer."""
+    compare(packed(), tmp_path)
+
+
+def test_packed_batches_predicting(tmp_path):
+    result = predicted(packed(), tmp_path)
+    assert all(math.isfinite(one.score) for one in result.proposal.predictions)
+    assert len({one.score for one in result.proposal.predictions}) > 2
 
 
 # --- of pictures -------------------------------------------------------------------------------
@@ -126,24 +139,46 @@ def test_what_is_scored_may_be_the_loss_alone(tmp_path):
     trainer = make_trainer(tmp_path, args={"prediction_loss_only": True, "max_blocks": 0})
     trainer.search()
     assert all(one.metrics.keys() == {"eval_loss"} for one in trainer.study().evaluations)
+    trainer.train(blocks=[1])
+    other = make_trainer(tmp_path / "plain", args={"max_blocks": 0})
+    other.train(blocks=[1])
+    found, whole = trainer.evaluate(Rows(11, seed=3)), other.evaluate(Rows(11, seed=3))
+    assert "eval_accuracy" in whole and "eval_accuracy" not in found and found["eval_loss"] == whole["eval_loss"]
+
+
+class Adding:
+    """Accuracy that is told batches one after another."""
+
+    def __init__(self):
+        self.right = self.rows = 0
+
+    def __call__(self, prediction, compute_result=False):
+        self.right += int((prediction.predictions.argmax(-1) == prediction.label_ids).sum())
+        self.rows += len(prediction.label_ids)
+        if not compute_result:
+            return {}
+        found = {"accuracy": self.right / self.rows}
+        self.right = self.rows = 0
+        return found
+
+
+def test_metrics_by_batches_after_the_final_training(tmp_path):
+    """Also in the middle of it, where they say which checkpoint is the best."""
+    steered = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    steered |= {"metric_for_best_model": "accuracy", "num_train_epochs": 3, "per_device_eval_batch_size": 5}
+    scores = []
+    for name, args, kwargs in (
+        ("batches", {"batch_eval_metrics": True}, {"compute_metrics": Adding()}), ("whole", {}, {}),
+    ):  # fmt: skip
+        trainer = make_trainer(tmp_path / name, args={**steered, **args}, eval_dataset=Rows(11, seed=3), **kwargs)
+        trainer.train(blocks=[1])
+        log = [one["eval_accuracy"] for one in trainer.state.log_history if "eval_accuracy" in one]
+        scores.append((log, trainer.state.best_global_step, trainer.evaluate()["eval_accuracy"]))
+    assert scores[0] == scores[1] and len(scores[0][0]) == 3
 
 
 def test_metrics_by_batches(tmp_path):
     """`batch_eval_metrics`: a metric that adds up batches gives the score that one over all rows gives."""
-
-    class Adding:
-        def __init__(self):
-            self.right = self.rows = 0
-
-        def __call__(self, prediction, compute_result=False):
-            self.right += int((prediction.predictions.argmax(-1) == prediction.label_ids).sum())
-            self.rows += len(prediction.label_ids)
-            if not compute_result:
-                return {}
-            found = {"accuracy": self.right / self.rows}
-            self.right = self.rows = 0
-            return found
-
     args = {"metric_for_best_model": "accuracy", "per_device_eval_batch_size": 5}
     ours, _ = searched(Case({**args, "batch_eval_metrics": True}, {"compute_metrics": Adding()}), tmp_path / "a")
     theirs, _ = searched(Case(args), tmp_path / "b")

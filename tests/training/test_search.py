@@ -208,7 +208,7 @@ def test_a_journal_in_use_is_refused(whole, tmp_path, monkeypatch):
 
 def test_another_environment_is_said(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "out")
-    warned = collect_warnings(monkeypatch, "subtuning_hf.training.study")
+    warned = collect_warnings(monkeypatch, "subtuning_hf.training.uniting")
     args = {"min_gain": 0.0, "max_blocks": 2}
     make_trainer(tmp_path / "out", args=args).search()
     assert warned == []

@@ -1,12 +1,13 @@
 """
 Adapters of somebody who means harm: by every entrance refused, or harmless; nothing of theirs runs.
 
-The cases are in `hub/hostile.py`. Where PEFT reads a file before this package is asked, it may fail in its own words;
-by `subtuning predict` and `SubTuningConfig.from_pretrained` every refusal is one of this package.
+The cases are in `hub/hostile.py`. Where PEFT or transformers read a file before this package is asked, they may fail in
+their own words; by `subtuning predict` and `SubTuningConfig.from_pretrained` every refusal is one of this package.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -20,7 +21,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModel, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import (
+    AutoModelForImageClassification,
     ConvNextImageProcessor,
     ResNetConfig,
     ResNetForImageClassification,
@@ -118,7 +121,32 @@ def by_command(place, folder):
     return answer(load_predictor(str(folder)).model)
 
 
-ENTRANCES = {"PeftModel": by_peft, "AutoPeftModel": by_auto, "MultiTaskModel": by_tasks, "predict": by_command}
+def by_load_adapter(place, folder):
+    """transformers' own way, which asks neither PEFT nor us for the weights."""
+    base = base_of(place)
+    before, state = answer(base), list(base.__dict__)
+    try:
+        base.load_adapter(str(folder))
+    except ANY:
+        assert torch.equal(answer(base), before) and list(base.state_dict()) == list(base_of(place).state_dict())
+        assert list(base.__dict__) == state and not base._hf_peft_config_loaded
+        raise
+    return answer(base)
+
+
+def by_from_pretrained(place, folder):
+    """What `AutoModel...from_pretrained` and `pipeline(model=...)` do with an adapter's folder."""
+    return answer(AutoModelForImageClassification.from_pretrained(folder))
+
+
+ENTRANCES = {
+    "PeftModel": by_peft,
+    "AutoPeftModel": by_auto,
+    "MultiTaskModel": by_tasks,
+    "predict": by_command,
+    "load_adapter": by_load_adapter,
+    "from_pretrained": by_from_pretrained,
+}
 
 
 def try_one(name, entrance, place, folder):
@@ -166,6 +194,8 @@ def test_refused_or_harmless(name, entrance, place, copied):
         # AutoPeftModel would import what the file names; PEFT's own list of libraries stops it.
         expected = "PEFT: ValueError" if (name, entrance) == ("a planted library", "AutoPeftModel") else "harmless"
         assert outcome == expected
+    elif entrance == "from_pretrained" and name in ("a base that is no name", "a base with a zero byte"):
+        assert outcome.startswith("PEFT: ")  # in transformers' words here: it looks for the base first
     elif entrance == "predict" or name not in PEFT_FIRST:
         assert outcome == "refused"
     else:
@@ -387,13 +417,29 @@ def test_a_config_that_was_read_can_be_trained_anew(place):
     assert "_header" not in config.__dict__ and "_header" not in json.dumps(config.to_dict())
 
 
-@pytest.mark.parametrize("name", ["a pickle for weights", "a pickle of torch for weights", "a billion labels"])
-def test_transformers_own_loading_runs_nothing_either(name, place, copied):
-    """`model.load_adapter` reads a pickle before this package is asked, by torch's reader, which runs none of it."""
+@pytest.mark.parametrize("name", ["NaN in a block", "a tensor too few", "weights that link out of the folder"])
+def test_transformers_own_loading_leaves_other_adapters_alone(name, place, copied):
+    base = base_of(place)
+    base.load_adapter(str(place / "sound"), adapter_name="mine")
+    expected = answer(base)
     CASES[name](copied)
-    with pytest.raises((AdapterMismatchError, ValueError, OSError, RuntimeError, pickle.UnpicklingError)):
-        base_of(place).load_adapter(str(copied))
-    assert not (copied.parent / CANARY).exists()
+    with pytest.raises(SubTuningError):
+        base.load_adapter(str(copied), adapter_name="theirs", is_trainable=True)
+    assert list(base.peft_config) == ["mine"] and torch.equal(answer(base), expected)
+    again = copy.deepcopy(base)
+    again.load_adapter(str(place / "sound"), adapter_name="more")
+    assert list(again.peft_config) == ["mine", "more"] and torch.equal(answer(again), expected)
+
+
+def test_tensors_that_are_given_to_transformers_are_checked(place):
+    base, config = base_of(place), SubTuningConfig.from_pretrained(place / "sound")
+    tensors = load_file(place / "sound" / WEIGHTS)
+    spoilt = {key: torch.full_like(t, float("nan")) if t.is_floating_point() else t for key, t in tensors.items()}
+    for wrong, problem in ((spoilt, "NaN"), (dict(list(tensors.items())[1:]), "missing")):
+        with pytest.raises(SubTuningError, match=problem):
+            base.load_adapter(peft_config=copy.deepcopy(config), adapter_state_dict=wrong)
+    base.load_adapter(peft_config=config, adapter_state_dict=tensors)
+    assert torch.allclose(answer(base), by_peft(place, place / "sound"), atol=1e-6)
 
 
 def test_files_of_another_method(tmp_path):

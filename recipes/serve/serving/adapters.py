@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from subtuning_hf.tuner.revisions import split_revision
+
 from .errors import ServeError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_HUB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_HUB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_][A-Za-z0-9_./-]*)?")
 # No pickle, and no code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -48,7 +50,7 @@ def locate(adapter: str, root: Path | None) -> Path:
     The folder of an adapter that a request names.
 
     Args:
-        adapter (`str`): Folder inside of `root`, or name on the Hub.
+        adapter (`str`): Folder inside of `root`, or name on the Hub, with `@revision` if need be.
         root (`Path`, *optional*): The only folder that requests may name.
 
     Raises: [`ServeError`]: If it is neither, or cannot be fetched.
@@ -95,7 +97,8 @@ def fetched(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return checked(Path(snapshot_download(adapter, allow_patterns=_FILES)))
+        name, revision = split_revision(adapter)
+        return checked(Path(snapshot_download(name, revision=revision, allow_patterns=_FILES)))
     except ServeError:
         raise
     except Exception as error:  # of many libraries: connections, names, rights, disks

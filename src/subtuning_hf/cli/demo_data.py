@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ArgumentsError, MissingDependencyError
+from ..errors import ArgumentsError, MissingDependencyError, how_to_install
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def load_digits(rows: int, seed: int) -> DemoData:
     except ImportError:
         raise MissingDependencyError(
             "The demo needs scikit-learn for its images and matplotlib for its picture: "
-            "pip install 'subtuning-hf[demo]'"
+            f"{how_to_install('demo')}."
         ) from None
     digits = scanned_digits()
     most = len(digits.target) - SOURCE_ROWS - LEAST_TEST_ROWS

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentsError, ModelNotFoundError
+from ..errors import ArgumentsError, ModelNotFoundError, how_to_install
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ def _draw(profile: Any, folder: Path) -> list[Path]:
     try:
         from ..plots import plot_latency, save_figure
     except ImportError:
-        print("\nnot drawn: it needs matplotlib (pip install 'subtuning-hf[plots]')")
+        print(f"\nnot drawn: it needs matplotlib ({how_to_install('plots')})")
         return []
     return save_figure(plot_latency(profile), folder / "latency")
 

@@ -9,6 +9,7 @@ Exit codes: 0 success, 2 wrong usage or an error of this package (one message, n
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     # PEFT asks transformers by an old name; nobody who runs a command can do anything about it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # Nor about a kernel for 4 bits on a CPU, which bitsandbytes misses whenever PEFT is imported.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_worth_saying)
     options = command.parse_intermixed_args(chosen.rest)  # overrides may stand before, between and after options
     try:
         code = module.run(options) or 0
@@ -93,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `subtuning blocks ... | head`: the reader has gone, and Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in str(record.msg)
 
 
 def _leave_launch() -> None:

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentsError, JournalError, MissingDependencyError
+from ..errors import ArgumentsError, JournalError, MissingDependencyError, how_to_install
 from ..search.records import STRATEGIES
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         from ..plots import save_figure
     except ImportError as error:
         raise MissingDependencyError(
-            "`subtuning plot` needs matplotlib: pip install 'subtuning-hf[plots]', or pip install matplotlib."
+            f"`subtuning plot` needs matplotlib: {how_to_install('plots')}, or `pip install matplotlib`."
         ) from error
     from ..search.journal import read_study
 
@@ -272,7 +272,7 @@ def _pareto(material: Material, asked: bool) -> Iterator[Drawing]:
     if len(front.points) < 2:
         raise Lacking(
             f"{len(front.points)} selections were trained on all folds, and it takes two. Make more: subtuning search "
-            "--config RECIPE"
+            "--config RECIPE strategy=exact"
         )
     yield "pareto", partial(plot_pareto, front)
 

@@ -128,4 +128,7 @@ def load_model(section: ModelSection, names: list[str], text: bool) -> Any:
             **section.kwargs,
         )
     except (OSError, ValueError, TypeError) as error:
-        raise RecipeError(f"model.name: '{section.name}': {str(error).strip().splitlines()[0]}") from error
+        # transformers says the same of a name that is none and of a line that broke; what was behind it tells.
+        behind = str(error.__cause__ or error.__context__ or "").strip().splitlines()[:1]
+        reason = " ".join([str(error).strip().splitlines()[0], *(f"({line})" for line in behind)])
+        raise RecipeError(f"model.name: '{section.name}': {reason}") from error

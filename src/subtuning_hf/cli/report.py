@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentsError, JournalError, SubTuningError
+from ..errors import ArgumentsError, JournalError, SubTuningError, how_to_install
 from .plot import PICTURES, Lacking, Material, journal_of
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _pictures(material: Material, notes: list[str]) -> dict[str, list[Picture]]:
     try:
         from ..plots import save_figure  # noqa: F401
     except ImportError:
-        notes.append("Without pictures, since matplotlib is not installed: pip install 'subtuning-hf[plots]'.")
+        notes.append(f"Without pictures, since matplotlib is not installed: {how_to_install('plots')}.")
         return {}
     found: dict[str, list[Picture]] = {}
     for what, section in _SECTIONS.items():

@@ -19,7 +19,6 @@ from ..errors import RecipeError, SubTuningError
 from .recipe import Recipe, load_recipe
 
 RESUMES = "Finished evaluations are in the journal: the same command goes on where this one stopped."
-RESULTS = "test_results.json"
 _TIMING = ("_runtime", "_per_second", "_preparation_time")
 
 
@@ -187,6 +186,8 @@ def report(folder: Path, blocks: list[str], metrics: dict[str, float], runs: Seq
         metrics (`dict[str, float]`): Of the test rows, with the prefix `test_`.
         runs (`Sequence[FinalRun]`, *optional*): Trainings of the same blocks with several seeds.
     """
+    from ..hub.results import FILE_NAME
+
     found: dict[str, Any] = {"blocks": blocks, **{k: v for k, v in metrics.items() if k.startswith("test_")}}
     lines = [f"blocks: {', '.join(blocks) or 'none is worth it: the adapter is a head alone'}"]
     lines += [
@@ -197,7 +198,7 @@ def report(folder: Path, blocks: list[str], metrics: dict[str, float], runs: Seq
     if runs:
         found["repeats"] = [{"seed": run.seed, "metrics": run.metrics} for run in runs]
         lines += repeats_lines(runs)
-    (folder / RESULTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / FILE_NAME).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print("\n".join([*lines, f"adapter: {folder}"]), flush=True)
 
 

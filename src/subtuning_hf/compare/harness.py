@@ -218,7 +218,13 @@ def repeat(
     """
     Train on all training rows and score the test rows, once per seed.
 
-    Args: as [`tune`]; `seeds` (`Sequence[int]`): one run each.
+    Args:
+        task ([`Task`]): Model, rows and arguments.
+        method ([`Method`]): What is trained.
+        settings (`dict`): Its hyperparameters.
+        seeds (`Sequence[int]`): One run each.
+        log ([`RunLog`], *optional*): Finished runs are taken from it and written to it.
+        on_run (`Callable[[], None]`, *optional*): Called after each run.
 
     Returns: `list[dict]`: what [`Method.run`] returns, by seed.
     """
@@ -226,7 +232,14 @@ def repeat(
 
 
 def rates(*learning_rates: float) -> list[Settings]:
-    """Trials that differ in the learning rate alone, which is that of blocks and head alike."""
+    """
+    Trials that differ in the learning rate alone, which is that of blocks and head alike.
+
+    Args:
+        learning_rates (`float`): One trial each.
+
+    Returns: `list[dict]`: hyperparameters, for [`tune`].
+    """
     return [{"learning_rate": rate} for rate in learning_rates]
 
 

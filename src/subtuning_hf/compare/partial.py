@@ -50,15 +50,18 @@ class BlockMethod(TrainedMethod):
     rate_scale: float = 1.0
 
     def key(self) -> dict[str, Any]:
+        """As [`Method.key`]: by the blocks, whatever the name."""
         return {"blocks": "all" if self.blocks is None else sorted(self.blocks)}
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
+        """As [`Method.settings`]; without blocks there is one rate, the head's."""
         values = super().settings(point, learning_rate)
         if self.blocks == ():  # nothing but the head, whose rate is the rate
             del values["head_factor"]
         return values
 
     def prepare(self, model: nn.Module, settings: Settings, task: Task, rows: Dataset) -> nn.Module:
+        """As [`TrainedMethod.prepare`]: an adapter of the blocks, or the model with every parameter free."""
         if self.blocks is None:
             return model.requires_grad_(True)
         return get_peft_model(model, SubTuningConfig(blocks=list(self.blocks)))  # type: ignore[arg-type]
@@ -69,7 +72,15 @@ FullFineTuning = BlockMethod("FT")
 
 
 def Selection(blocks: Sequence[str], name: str = "SubTuning") -> BlockMethod:
-    """The method that trains these blocks and the head."""
+    """
+    The method that trains these blocks and the head.
+
+    Args:
+        blocks (`Sequence[str]`): Full names.
+        name (`str`, *optional*, defaults to `"SubTuning"`): For tables.
+
+    Returns: [`BlockMethod`]
+    """
     return BlockMethod(name, tuple(blocks))
 
 

@@ -193,6 +193,10 @@ def check_methods(names: Sequence[str]) -> list[str]:
     """
     The methods of a comparison, in the order in which they are made.
 
+    Args:
+        names (`Sequence[str]`): Names among `METHODS`.
+
+    Returns: `list[str]`
     Raises: [`ArgumentsError`]: For a name that nothing has, one given twice, or one that follows a choice nobody makes.
     """
     unknown = [name for name in names if name not in METHODS]

@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from . import sections
 from .facts import CardFacts, Measured, Source
 from .markdown import text
+from .results import FILE_NAME as RESULTS
 
 FILE_NAME = "README.md"
 # Its first words are what tells our card from one that somebody wrote.
@@ -108,6 +109,8 @@ def _results(facts: CardFacts) -> Iterator[EvalResult]:
                     metric_type=name,
                     metric_name=f"{one.split} {name}",
                     metric_value=value,
+                    source_name=RESULTS if facts.results_url else None,
+                    source_url=facts.results_url,
                     **_data_set(facts, one),
                 )
 

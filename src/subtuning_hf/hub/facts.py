@@ -111,6 +111,7 @@ class CardFacts:
         result ([`SearchResult`], *optional*): The search that chose the blocks; `None` if they were given.
         study ([`~search.journal.Study`], *optional*): Its journal.
         measured (`tuple[Measured, ...]`, *optional*): Evaluations of the trained adapter.
+        results_url (`str`, *optional*): Address of the file that holds them, which is pushed with the card.
         comparison (`list[dict]`, *optional*): Rows of `compare.method_rows`.
         train_rows (`int`, *optional*): Rows of the final training.
         source ([`Source`], *optional*): Where these come from.
@@ -138,6 +139,7 @@ class CardFacts:
     result: SearchResult | None = None
     study: Study | None = None
     measured: tuple[Measured, ...] = ()
+    results_url: str | None = None
     comparison: Sequence[Mapping[str, Any]] = ()
     train_rows: int | None = None
     source: Source | None = None

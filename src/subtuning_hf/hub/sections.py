@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import INSTALL
 from ..search.finals import summarise
 from . import laddering
 from .facts import AUTO_CLASSES, CardFacts, Measured
@@ -154,7 +155,7 @@ def usage(facts: CardFacts) -> str:
         *load,
         f"model = PeftModel.from_pretrained(base, {adapter}).eval()",
     ]
-    found = ["## How to use", block("pip install subtuning-hf", "bash"), block("\n".join(lines))]
+    found = ["## How to use", block(f"{INSTALL}  # in a checkout of subtuning-hf", "bash"), block("\n".join(lines))]
     found.append("The head and its labels are in the adapter, so the base may have any other head.")
     found += _shorter_ways(facts, adapter)
     name = json.dumps(facts.title)

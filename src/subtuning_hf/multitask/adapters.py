@@ -22,6 +22,7 @@ from ..blocks import find_blocks
 from ..errors import MultiTaskError, NoBlocksFoundError
 from ..tuner import BlockLayer, SubTuningConfig, TaskModuleWrapper
 from ..tuner.intake import check_files
+from ..tuner.revisions import split_revision
 
 KINDS = ("SUBTUNING", "LORA")
 
@@ -96,15 +97,19 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
     Args:
         base (`torch.nn.Module`): Bare.
         blocks (`Collection[str]`): Names of its blocks.
-        adapter (`str` or `os.PathLike`): Folder or Hub name.
+        adapter (`str` or `os.PathLike`): Folder or Hub name, with `@revision` if need be.
         kwargs: For `PeftModel.from_pretrained`, such as `revision`.
 
     Raises:
+        [`ArgumentsError`]: If two revisions are named, or one of a folder.
         [`MultiTaskError`]: If it is of another kind than SubTuning and LoRA.
         [`AdapterFileError`]: If its files are not what an adapter's are.
     """
-    check_files(str(adapter), **_for_config(kwargs))
-    config = PeftConfig.from_pretrained(str(adapter), **_for_config(kwargs))
+    name, revision = split_revision(adapter, kwargs.pop("revision", None))
+    if revision is not None:
+        kwargs["revision"] = revision
+    check_files(name, **_for_config(kwargs))
+    config = PeftConfig.from_pretrained(name, **_for_config(kwargs))
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind not in KINDS:
         raise MultiTaskError(f"Expected an adapter of SubTuning or LoRA, found one of {kind} in '{adapter}'.")
@@ -116,7 +121,7 @@ def load_task(base: nn.Module, blocks: Collection[str], adapter: str | os.PathLi
     # Some adapters of LoRA are written into the weights of the base when they are loaded: not into these.
     copied = structure_copy(base) if kind == "SUBTUNING" else copy.deepcopy(base, memo)
     with torch.random.fork_rng():  # PEFT draws weights before it reads them
-        peft: Any = PeftModel.from_pretrained(copied, str(adapter), **kwargs)  # type: ignore[arg-type]
+        peft: Any = PeftModel.from_pretrained(copied, name, **kwargs)  # type: ignore[arg-type]
     if isinstance(config, SubTuningConfig) and config.siamese:
         return _siamese_task(base, blocks, peft)
     if kind == "SUBTUNING":
@@ -153,6 +158,17 @@ def _share(base: nn.Module, memo: dict[int, Any]) -> None:
                     theirs[name] = tensor  # type: ignore[assignment]
         if all(copied._buffers.get(name) is buffer for name, buffer in module._buffers.items()):
             copied._buffers = module._buffers  # they follow when the base is moved
+
+
+def config_at(adapter: str | os.PathLike) -> PeftConfig:
+    """
+    The configuration of an adapter.
+
+    Args:
+        adapter (`str` or `os.PathLike`): Folder or Hub name, with `@revision` if need be.
+    """
+    name, revision = split_revision(adapter)
+    return PeftConfig.from_pretrained(name, **({} if revision is None else {"revision": revision}))
 
 
 def _for_config(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,9 +266,7 @@ def block_names(base: nn.Module, adapters: Collection[str | os.PathLike]) -> tup
     try:
         return tuple(block.name for block in find_blocks(base))
     except NoBlocksFoundError:
-        named = {
-            name for one in adapters for name in getattr(PeftConfig.from_pretrained(str(one)), "blocks", None) or ()
-        }
+        named = {name for one in adapters for name in getattr(config_at(one), "blocks", None) or ()}
         if not named:
             raise
         return tuple(name for name, _ in base.named_modules() if name in named)

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..blocks import resolve_blocks
 from ..errors import MultiTaskError
 from ..prefix.capture import device_of, without_cache
-from .adapters import TaskModel, block_names, lifted, load_base, load_task, structure_copy
+from .adapters import TaskModel, block_names, config_at, lifted, load_base, load_task, structure_copy
 from .engine import Engine, Ready, Tasks
 from .fixed import FixedTasks
 from .fork import Fork
@@ -102,8 +101,8 @@ class MultiTaskModel(nn.Module):
         Args:
             base (`torch.nn.Module`, `str` or `os.PathLike`):
                 The base model, or its folder or Hub name; it is then loaded as the class that the first adapter names.
-            adapters (`Mapping[str, str | os.PathLike]`): Name of each task to a folder or Hub name of its adapter:
-                SubTuning, or LoRA.
+            adapters (`Mapping[str, str | os.PathLike]`): Name of each task to its adapter, SubTuning or LoRA: a
+                folder, a Hub name, or `user/adapter@revision` for a branch, tag or commit.
             blocks (`Sequence[str]`, *optional*), base_task (`str`, *optional*), max_lanes (`int`, *optional*):
                 See [`MultiTaskModel`].
             kwargs: For the base's `from_pretrained`, such as `dtype` or `revision`.
@@ -113,8 +112,7 @@ class MultiTaskModel(nn.Module):
         if not isinstance(base, nn.Module):
             if not adapters:
                 raise MultiTaskError("Expected at least one adapter, which says what class of model the base is.")
-            config = PeftConfig.from_pretrained(str(next(iter(adapters.values()))))
-            base = load_base(str(base), config, **kwargs)
+            base = load_base(str(base), config_at(next(iter(adapters.values()))), **kwargs)
         elif kwargs:
             raise MultiTaskError(f"{', '.join(kwargs)} mean something only where `base` is a name to load from.")
         model = cls(base, blocks if blocks is not None else block_names(base, adapters.values()), base_task, max_lanes)
@@ -134,7 +132,7 @@ class MultiTaskModel(nn.Module):
 
         Args:
             task (`str`): Its name.
-            adapter (`str` or `os.PathLike`): Folder or Hub name of its adapter.
+            adapter (`str` or `os.PathLike`): Folder or Hub name of its adapter, with `@revision` if need be.
             kwargs: For `PeftModel.from_pretrained`, such as `revision`.
 
         Raises: [`MultiTaskError`]: If there is a task of this name.

@@ -36,13 +36,16 @@ def _without_common_start(split: Sequence[Sequence[str]]) -> tuple[list[str], st
     return [".".join(pieces[shared:]) for pieces in split], pattern
 
 
-def names_of(selections: Sequence[Sequence[str]], blocks: Sequence[str]) -> tuple[list[str], str | None]:
+def names_of(
+    selections: Sequence[Sequence[str]], blocks: Sequence[str], bare: str = "head only"
+) -> tuple[list[str], str | None]:
     """
     Short names of selections: a run of consecutive blocks is named by its ends.
 
     Args:
         selections (`Sequence[Sequence[str]]`): Names of blocks in forward order, such as `[("net.1", "net.2")]`.
         blocks (`Sequence[str]`): All blocks in forward order.
+        bare (`str`, *optional*, defaults to `"head only"`): What no block is called.
 
     Returns: `tuple[list[str], str | None]`: such as `["1–2"]`, and the pattern that short names of blocks fill.
     """
@@ -52,7 +55,7 @@ def names_of(selections: Sequence[Sequence[str]], blocks: Sequence[str]) -> tupl
     def name(selection: Sequence[str]) -> str:
         parts = [shorts[place[block]] for block in selection]
         if not parts:
-            return "head only"
+            return bare
         if len(parts) == len(blocks) > 1:
             return "all blocks"
         run = len(parts) > 1 and place[selection[-1]] - place[selection[0]] == len(parts) - 1

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from ..errors import ArgumentsError
+from ..search.space import UNTOUCHED
 from .names import clipped, ordered_union, short_names
 from .style import Theme, colour_bar, finish, format_axis, in_short, new_figure, theme_of
 from .ticks import label_points
@@ -52,7 +53,8 @@ def plot_pareto(
     _scale(axes, places, colours)
     format_axis(axes, percent, sign)
     axes.set_ylabel(front.metric + ("" if sign > 0 else " (up is better)"), color=colours.muted, fontsize=9)
-    axes.set_xlabel("parameters of the tuned blocks, head not counted", color=colours.muted, fontsize=9, labelpad=8)
+    counted = "parameters of the tuned blocks" + (", head not counted" if front.has_head else "")
+    axes.set_xlabel(counted, color=colours.muted, fontsize=9, labelpad=8)
     _label(axes, front, shown, places, steps, colours)
     words = (
         "each dot is a selection of blocks; ringed: no other one beats it in score, parameters and first tuned block"
@@ -154,7 +156,7 @@ def _label(
     def name(point: ParetoPoint) -> str:
         parts = [short[block] for block in point.candidate.blocks]
         if not parts:
-            return "head only"
+            return "head only" if front.has_head else UNTOUCHED
         if len(parts) == front.num_blocks:
             return "all blocks"
         if len(parts) > 3:

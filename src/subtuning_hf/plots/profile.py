@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import ArgumentsError
+from ..search.space import UNTOUCHED
 from .names import names_of, ordered_union
 from .style import Theme, finish, format_axis, format_of, new_figure, theme_of
 from .ticks import name_ticks
@@ -88,7 +89,7 @@ def plot_profile(
     kind = _label_candidates(axes, profile, colours)
     words = (metric or f"{profile.metric}, mean of {_trainings(profile)}") + ("" if sign > 0 else " (up is better)")
     axes.set_ylabel(words, color=colours.muted, fontsize=9)
-    return finish(figure, axes, colours, title, subtitle or _subtitle(bars, kind, probe is not None, ordered))
+    return finish(figure, axes, colours, title, subtitle or _subtitle(bars, kind, probe is not None, ordered, profile))
 
 
 def plot_predictions(
@@ -113,7 +114,8 @@ def plot_predictions(
     Raises: as [`plot_profile`].
     """
     by = f" by {strategy}" if strategy else ""
-    lines = [f"one block and the head at a time, predicted{by}; a bar starts at the head alone"]
+    with_head, alone = _words_of_head(profile)
+    lines = [f"one block{with_head} at a time, predicted{by}; a bar starts at {alone}"]
     if selection:
         lines.append("strong colour: the blocks that the search chose")
     return plot_profile(
@@ -141,7 +143,13 @@ def _bars(profile: Profile, selection: Sequence[str]) -> list[_Bar]:
 
 def _own_probe(profile: Profile) -> Reference | None:
     head = profile.head_only
-    return None if head is None else Reference(head.mean, head.standard_error)
+    label = None if profile.has_head else UNTOUCHED
+    return None if head is None else Reference(head.mean, head.standard_error, label)
+
+
+def _words_of_head(profile: Profile) -> tuple[str, str]:
+    """What is trained beside a block, and what is trained without one."""
+    return (" and the head", "the head alone") if profile.has_head else ("", f"the {UNTOUCHED}")
 
 
 def _score(reference: Reference | None, sign: int) -> Reference | None:
@@ -262,8 +270,9 @@ def _trainings(profile: Profile) -> str:
     return f"{folds} × {'–'.join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))} seeds"
 
 
-def _subtitle(bars: Sequence[_Bar], kind: str, gain: bool, ordered: bool) -> str:
-    words = f"{kind} and the head trained at a time; a bar is the {'gain over the head alone' if gain else 'score'}"
+def _subtitle(bars: Sequence[_Bar], kind: str, gain: bool, ordered: bool, profile: Profile) -> str:
+    with_head, alone = _words_of_head(profile)
+    words = f"{kind}{with_head} trained at a time; a bar is the {f'gain over {alone}' if gain else 'score'}"
     if any(bar.error for bar in bars):
         words += " ± 1 s.e."
     if any(bar.order is not None for bar in bars):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from ..errors import ArgumentsError
+from ..search.space import UNTOUCHED
 from .style import Theme, finish, new_figure, theme_of
 from .ticks import name_ticks
 
@@ -67,7 +68,7 @@ def plot_timeline(study: Study, *, title: str = "Timeline of the search", theme:
     axes.set_xlabel(name + (", without breaks" if cuts else ""), color=colours.muted, fontsize=9, labelpad=6)
     name_ticks(axes, lanes, colours, "y")
     _write_busy(axes, bars, lanes, breaks, colours)
-    _legend(axes, bars, colours)
+    _legend(axes, bars, "head only" if study.spec.has_head else UNTOUCHED, colours)
     return finish(figure, axes, colours, title, _subtitle(bars, lanes, breaks, guessed))
 
 
@@ -201,12 +202,12 @@ def _write_busy(
             )  # fmt: skip
 
 
-def _legend(axes: Axes, bars: Sequence[Bar], colours: Theme) -> None:
+def _legend(axes: Axes, bars: Sequence[Bar], bare: str, colours: Theme) -> None:
     sizes = sorted({bar.size for bar in bars if bar.size is not None})
     most = max(sizes, default=0)
     every = max(1, math.ceil(len(sizes) / 6))
     shown = sorted({*sizes[::every], *sizes[-1:]})
-    entries = [Patch(color=_tint(size, most, colours), label=_words(size)) for size in shown]
+    entries = [Patch(color=_tint(size, most, colours), label=_words(size, bare)) for size in shown]
     if any(bar.size is None for bar in bars):
         entries.append(Patch(color=colours.best, label="final training"))
     axes.legend(
@@ -221,8 +222,8 @@ def _height(axes: Axes) -> float:
     return axes.get_window_extent().height / axes.figure.dpi
 
 
-def _words(size: int) -> str:
-    return "head only" if not size else f"{size} block{'s' * (size > 1)}"
+def _words(size: int, bare: str) -> str:
+    return bare if not size else f"{size} block{'s' * (size > 1)}"
 
 
 def _subtitle(bars: Sequence[Bar], lanes: Sequence[str], breaks: Sequence[tuple[float, float]], guessed: int) -> str:

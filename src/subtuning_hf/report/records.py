@@ -91,9 +91,10 @@ def _columns(facts: ReportFacts) -> list[_Column]:
         name = writers[place].removeprefix("rank-")
         return str(int(name)) if name.isdecimal() and len(name) < 10 else clipped(name, 20)
 
+    has_head = facts.study.spec.has_head
     found = [
         _Column("no.", lambda place, each: str(place + 1)),
-        _Column("selection", lambda place, each: ranges(each.candidate.blocks, facts.places)),
+        _Column("selection", lambda place, each: ranges(each.candidate.blocks, facts.places, has_head)),
         _Column("names", lambda place, each: _names(facts, each)),
         _Column("fold", lambda place, each: str(each.fold)),
         _Column(code(main), lambda place, each: number(facts.sign * each.score)),

@@ -76,11 +76,12 @@ def profile(facts: ReportFacts) -> Html:
         for row in shown
     ]
     marked = [place for place, row in enumerate(shown) if row.label in chosen]
-    headings = ["no.", "block", name, "spread over folds", "gain over the head", "s.e.", "parameters", "seconds"]
+    over, alone, with_head = ("head", "head alone", " with the head") if found.has_head else (UNTOUCHED, UNTOUCHED, "")
+    headings = ["no.", "block", name, "spread over folds", f"gain over the {over}", "s.e.", "parameters", "seconds"]
     caption = f"{name} of each block alone" + ("; chosen blocks are marked" if marked else "")
     words = (
-        f"Each block is trained alone with the head, on {plural(found.num_folds, 'fold')} of the training rows. A gain "
-        "is over the head alone on the same folds, positive where it is better."
+        f"Each block is trained alone{with_head}, on {plural(found.num_folds, 'fold')} of the training rows. A gain "
+        f"is over the {alone} on the same folds, positive where it is better."
     )
     missing = (
         f"{plural(len(found.missing), 'block')} of {len(facts.sizes):,} lack a fold and are not shown."
@@ -219,7 +220,7 @@ def _predicted(facts: ReportFacts, row: dict[str, Any]) -> list[Any]:
 def selection(facts: ReportFacts, blocks: Sequence[str]) -> Html:
     """Blocks by name where they are few, else by number."""
     if not 0 < len(blocks) <= 3:
-        words = ranges(blocks, facts.places)
+        words = ranges(blocks, facts.places, facts.study.spec.has_head)
         return text(words if not blocks or words == "all" else f"blocks {words}")
     return codes(names(facts, blocks))
 

@@ -96,7 +96,7 @@ def _answer(facts: ReportFacts) -> Html:
     elif len(result.blocks) <= _FEW_NAMES:
         chosen = join([codes(result.blocks), "."])
     else:
-        numbers = ranges(result.blocks, facts.places)
+        numbers = ranges(result.blocks, facts.places, result.has_head)
         chosen = join([f"{len(result.blocks)} blocks ({numbers}): ", codes(result.blocks, ", "), "."])
     return tag(
         "p", tag("span", "Chosen: ", class_="lead"), chosen, " ", tag("span", clipped(result.reason, 900)),

@@ -8,21 +8,23 @@ from ..search.journal import Study
 from ..search.pareto import ParetoFront
 from ..search.profile import Profile
 from ..search.result import SearchResult
+from ..search.space import UNTOUCHED
 from .markup import clipped, number, plural, seconds
 
 
-def ranges(blocks: Sequence[str], places: Mapping[str, int]) -> str:
+def ranges(blocks: Sequence[str], places: Mapping[str, int], has_head: bool = True) -> str:
     """
     A selection by the numbers of its blocks, such as `"0, 3–5"`, however many there are.
 
     Args:
         blocks (`Sequence[str]`): Names.
         places (`Mapping[str, int]`): The number of each block of the study.
+        has_head (`bool`, *optional*, defaults to `True`): Whether the model has a head, which is trained with no block.
 
-    Returns: `str`: `"head only"`, `"all"`, or numbers; blocks of no number are named.
+    Returns: `str`: `"head only"` (or `"untouched base"`), `"all"`, or numbers; blocks of no number are named.
     """
     if not blocks:
-        return "head only"
+        return "head only" if has_head else UNTOUCHED
     numbers = sorted({places[name] for name in blocks if name in places})
     strangers = [clipped(name, 80) for name in blocks if name not in places]
     if len(numbers) == len(places) and not strangers:
@@ -42,13 +44,14 @@ def profile_alt(profile: Profile, chosen: SearchResult | None) -> str:
     sign = 1 if profile.greater_is_better else -1
     rows = sorted(profile.rows, key=lambda row: row.mean)
     worst, best = rows[0], rows[-1]
+    with_head, alone = (" with the head", "head alone") if profile.has_head else ("", UNTOUCHED)
     found = [
         f"Bars, one for each of {plural(len(rows), 'block')} in forward order: {profile.metric} where it alone is "
-        f"trained with the head. Best {best.label} with {number(sign * best.mean)}, worst {worst.label} with "
+        f"trained{with_head}. Best {best.label} with {number(sign * best.mean)}, worst {worst.label} with "
         f"{number(sign * worst.mean)}."
     ]
     if profile.head_only is not None:
-        found.append(f"The head alone has {number(sign * profile.head_only.mean)}.")
+        found.append(f"The {alone} has {number(sign * profile.head_only.mean)}.")
     if chosen is not None and chosen.blocks:
         found.append(f"Marked as chosen: {clipped(', '.join(chosen.blocks))}.")
     return " ".join(found)
@@ -57,7 +60,10 @@ def profile_alt(profile: Profile, chosen: SearchResult | None) -> str:
 def ladder_alt(result: SearchResult) -> str:
     """The ladder in words."""
     sign = 1 if result.greater_is_better else -1
-    steps = [f"{row.label} {number(sign * row.mean)}{'' if row.added else ' (not taken)'}" for row in result.ladder]
+    steps = [
+        f"{row.named(result.has_head)} {number(sign * row.mean)}{'' if row.added else ' (not taken)'}"
+        for row in result.ladder
+    ]
     return clipped(f"Steps of the search with {result.metric} after each: {', '.join(steps)}.", 1000)
 
 
@@ -67,7 +73,8 @@ def pareto_alt(front: ParetoFront) -> str:
     best = max(front.points, key=lambda point: point.mean)
     return clipped(
         f"Points, one for each of {plural(len(front.points), 'selection')}: {front.metric} against trained parameters "
-        f"of blocks. The best is {best.label}, {number(sign * best.mean)} with {best.num_parameters:,} parameters.",
+        f"of blocks. The best is {front.label(best)}, {number(sign * best.mean)} with {best.num_parameters:,} "
+        "parameters.",
         1000,
     )
 

@@ -75,7 +75,14 @@ def read_study(folder: str | os.PathLike[str]) -> Study:
 
 
 def find_study(folder: str | os.PathLike[str]) -> Study | None:
-    """As [`read_study`], but `None` where nothing was journalled yet."""
+    """
+    As [`read_study`], but `None` where nothing was journalled yet.
+
+    Args:
+        folder (`str` or `os.PathLike`): The journal, which need not exist.
+
+    Returns: [`Study`] or `None`
+    """
     found: list[tuple[Path, StudySpec, Contents]] = []
     for path in _files(Path(folder)):
         contents = _read(path)
@@ -107,6 +114,9 @@ class Journal:
     One process' file of a journal, open for writing. Made by [`Journal.open`]; for one thread.
 
     Nothing is made on disk before the first `append`, so that a search that is refused leaves no trace.
+
+    Args:
+        folder (`str` or `os.PathLike`), spec ([`StudySpec`]), writer (`str`, *optional*): As in [`Journal.open`].
 
     Example:
         ```python

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import JournalCorruptError, JournalVersionError, SubTuningError
+from ..errors import JournalCorruptError, JournalVersionError, SubTuningError, how_to_install
 from .proposed import ProposalRun
 from .records import Decision, Evaluation, FinalRun, SearchSpec, StudySpec
 
@@ -120,7 +120,7 @@ def _header(line: bytes, path: Path) -> StudySpec:
     if version > FORMAT:
         raise JournalVersionError(
             f"{path} has journal format {version}, and this version of subtuning-hf reads formats up to {FORMAT}. "
-            "Upgrade it (`pip install --upgrade subtuning-hf`), or use another output_dir."
+            f"Upgrade it ({how_to_install()}), or use another output_dir."
         )
     try:
         return StudySpec.from_json(data)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .profile import complete_repeats, fold_means
 from .records import Candidate, Evaluation, StudySpec
 from .scores import same_score, score_of, standard_error_of
+from .space import UNTOUCHED
 from .tables import count, decimal, text_table, to_frame
 
 if TYPE_CHECKING:
@@ -64,12 +65,14 @@ class ParetoFront:
         greater_is_better (`bool`): Whether the metric itself is better when greater; if not, scores are its negative.
         num_blocks (`int`): Blocks of the study.
         points (`tuple[ParetoPoint, ...]`): All of them, from few parameters to many, then in forward order.
+        has_head (`bool`, *optional*, defaults to `True`): Whether the model has a head, which is trained with no block.
     """
 
     metric: str
     greater_is_better: bool
     num_blocks: int
     points: tuple[ParetoPoint, ...]
+    has_head: bool = True
 
     @property
     def front(self) -> tuple[ParetoPoint, ...]:
@@ -93,12 +96,16 @@ class ParetoFront:
         equal = [point for point in allowed if same_score(point.mean, best)]
         return min(equal, key=lambda point: (point.num_parameters, -point.first_block))
 
+    def label(self, point: ParetoPoint) -> str:
+        """`str`: a point in words; no block is the untouched base where the model has no head."""
+        return point.label if point.candidate.blocks or self.has_head else UNTOUCHED
+
     def to_rows(self) -> list[dict[str, Any]]:
         """`list[dict]`: all points, one flat row each, and whether they are on the front."""
         front = self.front
         return [
             {
-                "blocks": point.label,
+                "blocks": self.label(point),
                 "mean": point.mean,
                 "standard_error": point.standard_error,
                 "num_parameters": point.num_parameters,
@@ -124,7 +131,7 @@ class ParetoFront:
             ("blocks", self.metric, "s.e.", "parameters", "first tuned block"),
             [
                 (
-                    point.label,
+                    self.label(point),
                     decimal(sign * point.mean),
                     decimal(point.standard_error),
                     count(point.num_parameters),
@@ -162,4 +169,4 @@ def pareto_front(spec: StudySpec, evaluations: Iterable[Evaluation]) -> ParetoFr
             )
         )
     points.sort(key=lambda point: (point.num_parameters, [places[name] for name in point.candidate.blocks]))
-    return ParetoFront(spec.metric, spec.greater_is_better, len(spec.blocks), tuple(points))
+    return ParetoFront(spec.metric, spec.greater_is_better, len(spec.blocks), tuple(points), spec.has_head)

@@ -68,10 +68,12 @@ class Decision:
         _check_direction(self.direction, "Decision.direction")
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         return checks.written(self) | {"winner": None if self.winner is None else self.winner.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Decision:
+        """[`Decision`]: from what [`Decision.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         winner = values["winner"]
         return cls(**values | {"winner": None if winner is None else Candidate.from_json(winner)})
@@ -118,6 +120,7 @@ class Round:
         return tuple(candidate for candidate in self.candidates if candidate not in self.pruned)
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         values = checks.written(self) | {
             "selection": self.selection.to_json(),
             "candidates": [candidate.to_json() for candidate in self.candidates],
@@ -130,6 +133,7 @@ class Round:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Round:
+        """[`Round`]: from what [`Round.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         return cls(
             index=checks.whole(values["index"], "Round.index", least=0),

@@ -104,11 +104,13 @@ class StudySpec:
         return lines + changed
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         blocks = [block.to_json() for block in self.blocks]
         return checks.plain_dict(checks.written(self) | {"blocks": blocks}, "StudySpec")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StudySpec:
+        """[`StudySpec`]: from what [`StudySpec.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         blocks = tuple(
             BlockInfo.from_json(block) for block in checks.instance(list, values["blocks"], "StudySpec.blocks")
@@ -249,6 +251,7 @@ class SearchSpec:
             )
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         values = checks.written(self)
         if self.candidates:
             values["candidates"] = [candidate.to_json() for candidate in self.candidates]
@@ -260,6 +263,7 @@ class SearchSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchSpec:
+        """[`SearchSpec`]: from what [`SearchSpec.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         if "candidates" in values:
             listed = checks.instance(list, values["candidates"], "SearchSpec.candidates")

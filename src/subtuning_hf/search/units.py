@@ -34,10 +34,12 @@ class BlockInfo:
         checks.put(self, "num_parameters", checks.whole(self.num_parameters, "BlockInfo.num_parameters", least=0))
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         return {"name": self.name, "num_parameters": self.num_parameters}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BlockInfo:
+        """[`BlockInfo`]: from what [`BlockInfo.to_json`] gave; `data` with other fields or types is refused."""
         return cls(**checks.exactly(cls, data))
 
 
@@ -77,10 +79,12 @@ class Candidate:
         return " + ".join(self.blocks) or "head only"
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         return {"blocks": list(self.blocks)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """[`Candidate`]: from what [`Candidate.to_json`] gave; `data` with other fields or types is refused."""
         return cls(**checks.exactly(cls, data))
 
 
@@ -165,10 +169,12 @@ class Evaluation:
         return self.candidate.key, self.fold, self.repeat, self.budget
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         return checks.plain_dict(checks.written(self) | {"candidate": self.candidate.to_json()}, "Evaluation")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        """[`Evaluation`]: from what [`Evaluation.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         return cls(**values | {"candidate": Candidate.from_json(values["candidate"])})
 
@@ -206,10 +212,12 @@ class FinalRun:
         checks.put(self, "info", checks.plain_dict(self.info, "FinalRun.info"))
 
     def to_json(self) -> dict[str, Any]:
+        """`dict`: what a journal says of it, in types of JSON alone."""
         return checks.plain_dict(checks.written(self) | {"candidate": self.candidate.to_json()}, "FinalRun")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FinalRun:
+        """[`FinalRun`]: from what [`FinalRun.to_json`] gave; `data` with other fields or types is refused."""
         values = checks.exactly(cls, data)
         return cls(**values | {"candidate": Candidate.from_json(values["candidate"])})
 

@@ -18,6 +18,7 @@ import transformers
 from transformers.utils import logging
 
 from .. import __version__
+from ..errors import how_to_install
 from ..hub.card import Picture
 from ..search.journal import Study
 from ..search.profile import predicted_profile
@@ -102,7 +103,7 @@ def draw_pictures(result: SearchResult | None, folder: Path, study: Study | None
     try:
         from .. import plots
     except ImportError:
-        logger.info("The model card has no pictures: matplotlib is not installed (`pip install subtuning-hf[plots]`).")
+        logger.info(f"The model card has no pictures: matplotlib is not installed ({how_to_install('plots')}).")
         return []
     drawn: list[tuple[Any, str, str]] = []
     if result.proposal is not None and study is not None:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
+from ..tuner.floating import of_torchao
 from .data import DatasetView, is_arraylike, is_hf
 
 # Up to this size every row of a data set that must be read item by item is hashed, beyond it a sample.
@@ -51,6 +52,8 @@ class Hasher:
         tensor = tensor.detach()
         if tensor.is_meta:
             return self.raw("meta", str(tensor.dtype).encode(), repr(tuple(tensor.shape)).encode())
+        if of_torchao(tensor):  # which gives no bytes of its integers
+            tensor = tensor.dequantize()
         flat = tensor.cpu().contiguous().reshape(-1)
         # Through bytes, since numpy has no bfloat16 or float8.
         data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

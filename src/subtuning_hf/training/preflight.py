@@ -25,9 +25,10 @@ from ..search.folds import Fold, make_folds, single_split
 from .arguments import GreedySubTuningArguments
 from .carrying import overridden
 from .data import class_labels, is_random, read_column
-from .evaluator import find_metric, release, seed_all
+from .evaluator import release, seed_all
 from .guard import unaltered
 from .recipe import Recipe
+from .scoring import find_metric
 
 logger = logging.get_logger(__name__)
 

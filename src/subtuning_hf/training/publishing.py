@@ -25,6 +25,7 @@ from ..hub import card as cards
 from ..hub import files
 from ..hub.compared import is_comparison, read_comparison
 from ..hub.facts import CardFacts, Measured, adapter_parts, hub_name, pipeline_tag, source_of
+from ..hub.results import results_url, write_results
 from ..search.journal import Study as Records
 from ..search.journal import find_study
 from ..search.result import SearchResult
@@ -122,8 +123,9 @@ class PublishingMixin(_Base):
             finetuned_from (*optional*), tasks (*optional*), dataset_tags (*optional*), dataset (*optional*),
             dataset_args (*optional*): As in Trainer. No licence is guessed. Given once, they hold for later cards too.
             comparison (`list[dict]`, *optional*):
-                Rows of `compare.method_rows` with these blocks among them; by default those of a `results.json` in
-                `output_dir`.
+                Rows of `compare.method_rows` with these blocks among them; by default those in `output_dir` that
+                `subtuning compare` wrote into `comparison/comparison.json`, or those of a `comparison.json` or
+                `results.json` there.
 
         Raises: [`ArgumentsError`]: If nothing was trained yet, or the comparison is about other blocks.
         """
@@ -166,6 +168,7 @@ class PublishingMixin(_Base):
             return
         facts = self._facts(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_results(folder, self._chosen_blocks, facts.measured)
         cards.write_card(cards.model_card(facts, draw_pictures(facts.result, folder, facts.study)), folder)
 
     def _facts(self, folder: Path) -> CardFacts:
@@ -194,6 +197,7 @@ class PublishingMixin(_Base):
             result=result,
             study=study,
             measured=tuple(self._measured),
+            results_url=results_url(hub_id or folder.name, args.hub_revision),
             comparison=words.get("comparison") or read_comparison([folder, args.folder], config.blocks),
             train_rows=len(self._recipe.train_dataset),
             source=source_of(self._recipe.train_dataset),

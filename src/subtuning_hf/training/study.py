@@ -13,26 +13,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from transformers.utils import logging
-
 from ..errors import ArgumentsError, JournalError, PeerFailedError, PeerLostError, SubTuningError
 from ..search.greedy import SearchState, replay, speculate
 from ..search.journal import Journal, find_study
 from ..search.proposals import confirm
 from ..search.proposed import ProposalRun
-from ..search.records import Candidate, Decision, Evaluation, FinalRun, SearchSpec, StudySpec, Unit
-from ..search.scores import table_of
+from ..search.records import Candidate, Decision, Evaluation, FinalRun, SearchSpec, Unit
 from .cache import FOLDER as CACHE
 from .cache import open_cache
 from .evaluator import Evaluator, cheap_collections, remove_stale_scratch
 from .heads import FILE_NAME, head_fingerprint, save_head, settle_head, share_head
-from .prepare import Prepared, raise_mismatch
+from .prepare import Prepared
 from .progress import StudyProgress
 from .proposing import propose
 from .recipe import Recipe
 from .team import Solo, Team, describe, revive
-
-logger = logging.get_logger(__name__)
+from .uniting import Records, united, warn_of_environment
 
 
 class Study:
@@ -106,7 +102,8 @@ class Study:
             self.evaluations, self.decisions = list(known.evaluations), list(known.decisions)
             self.searches, self.finals = list(known.searches), list(known.finals)
             self.proposals = list(known.proposals)
-            self._compare_environment(known.spec.environment)
+            if self.evaluations and self.team.is_main:
+                warn_of_environment(self.folder, known.spec.environment, self.spec.environment)
             self._recorded_head = str(known.spec.environment.get("head", ""))
 
     def _union(self) -> None:
@@ -118,44 +115,21 @@ class Study:
         holds = self.team.gather((2 if (self.folder / FILE_NAME).exists() else 1) if begun else 0)
         sender = holds.index(max(holds))
         if self.may_train and max(holds):
-            self.team.together(lambda: self._settle_head() if self.team.rank == sender else None)
+            head = (self.recipe.model, self.folder, self._recorded_head)
+            self.team.together(lambda: settle_head(*head) if self.team.rank == sender else None)
         if self.team.size > 1:
             self._share(sender)
-        head = head_fingerprint(self.recipe.model)
-        if self.may_train and self.spec.environment.get("head") != head:
-            self.spec = replace(self.spec, environment={**self.spec.environment, "head": head})
+        mark = head_fingerprint(self.recipe.model)
+        if self.may_train and self.spec.environment.get("head") != mark:
+            self.spec = replace(self.spec, environment={**self.spec.environment, "head": mark})
             assert self.journal is not None
             self.journal.spec = self.spec
 
-    def _settle_head(self) -> None:
-        settle_head(self.recipe.model, self.folder, self._recorded_head)
-
     def _share(self, sender: int) -> None:
-        # Each has checked its own journal; here it is that all of them do the same work.
-        for rank, theirs in enumerate(self.team.gather(self.spec.to_json())):
-            other = StudySpec.from_json(theirs)
-            if other.fingerprint != self.spec.fingerprint:
-                raise_mismatch(f"process {rank}", other, self.spec)
-        shared = self.team.gather([[record.to_json() for record in records] for records in
-                                   (self.evaluations, self.finals, self.proposals)])  # fmt: skip
-        self.evaluations = list(table_of(Evaluation.from_json(e) for known, *_ in shared for e in known).values())
-        finals = {json.dumps(final): final for _, known, _ in shared for final in known}
-        self.finals = [FinalRun.from_json(final) for final in finals.values()]
-        # The first process made them all.
-        self.proposals = [ProposalRun.from_json(run) for *_, known in shared for run in known]
+        mine = Records(self.evaluations, self.finals, self.proposals)
+        self.evaluations, self.finals, self.proposals = united(self.team, self.spec, mine)
         if self.may_train:
             share_head(self.recipe.model, self.team, sender)
-
-    def _compare_environment(self, old: dict[str, Any]) -> None:
-        new = self.spec.environment
-        differs = [name for name in new if name in old and name != "head" and old[name] != new[name]]
-        changed = [f"{name} {old[name]} -> {new[name]}" for name in differs]
-        if changed and self.evaluations and self.team.is_main:
-            logger.warning(
-                f"The study in '{self.folder}' was begun in another environment ({', '.join(changed)}). New "
-                "scores can differ from its scores in the last digits. Make the environments equal, or start a new "
-                "study in another `output_dir`, where such differences matter."
-            )
 
     # --- working ----------------------------------------------------------------------------
     def run(self, search: SearchSpec) -> SearchState:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, how_to_install
 from .thin import cut, groups_of, keeps_channels, widths_of
 
 Call = tuple[tuple, dict[str, Any]]
@@ -153,8 +153,7 @@ def _library() -> Any:
         import torch_pruning
     except ImportError as error:
         raise MissingDependencyError(
-            "Pruning blocks needs torch-pruning: `pip install 'subtuning-hf[prune]'`. Adapters that were pruned load "
-            "without it."
+            f"Pruning blocks needs torch-pruning: {how_to_install('prune')}. Adapters that were pruned load without it."
         ) from error
     return torch_pruning
 

@@ -181,6 +181,50 @@ def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, 
         [`AdapterMismatchError`]: If one is missing, has another shape or another kind of numbers, or has no place.
         [`AdapterFileError`]: If there is NaN or infinity where the model has none.
     """
+    expected, found = _compared(model, config, adapter_name, found)
+    _check_numbers(config, adapter_name, {key: (expected[key], found[key]) for key in expected})
+
+
+def check_header(model: nn.Module, config: SubTuningConfig, adapter_name: str, found: dict[str, Found]) -> None:
+    """
+    Compare the table of contents of an adapter's file with the model, before a tensor is read.
+
+    Args:
+        model (`torch.nn.Module`): Model with the adapter in place.
+        config ([`SubTuningConfig`]): The adapter's configuration.
+        adapter_name (`str`): Its name.
+        found (`dict[str, Found]`): Tensors of the file by their key in the model's state dict.
+
+    Raises: [`AdapterMismatchError`]: If one is missing, has another shape, or has no place.
+    """
+    here = adapter_tensors(model, adapter_name)
+    # Kinds of numbers are compared when the tensors are read.
+    dtypes = {key: here[key].dtype if key in here else torch.float32 for key in found}
+    empty = {key: torch.empty(one.shape, dtype=dtypes[key], device="meta") for key, one in found.items()}
+    _compared(model, config, adapter_name, empty)
+
+
+def keys_in_model(model: nn.Module, adapter_name: str, saved: dict[str, Any]) -> dict[str, Any]:
+    """
+    What a file says of tensors, by their key in the model's state dict instead of that in the file.
+
+    Args:
+        model (`torch.nn.Module`): A base model with the adapter in place.
+        adapter_name (`str`): The adapter.
+        saved (`dict`): By key in the file, with or without PEFT's prefix; keys that are unknown stay as they are.
+    """
+    homes: dict[str, str] = {}
+    for key in adapter_tensors(model, adapter_name):
+        short = key.replace(f".subtuning_blocks.{adapter_name}.", ".subtuning_blocks.", 1)
+        short = short.replace(f".modules_to_save.{adapter_name}.", ".", 1)
+        homes.update({short: key, f"base_model.model.{short}": key})
+    return {homes.get(key, key): value for key, value in saved.items()}
+
+
+def _compared(
+    model: nn.Module, config: SubTuningConfig, adapter_name: str, found: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The model's tensors and the file's, by the same keys and of the same shapes and kinds."""
     expected = adapter_tensors(model, adapter_name)
     if not any(key in found for key in expected):
         # Keys carry PEFT's prefix, or not when the adapter sits in a bare transformers model.
@@ -207,8 +251,7 @@ def check_tensors(model: nn.Module, config: SubTuningConfig, adapter_name: str, 
             f"{expected[key].dtype}"
         )
     else:
-        _check_numbers(config, adapter_name, {key: (expected[key], found[key]) for key in both})
-        return
+        return expected, found
     _refuse(model, config, problem)
 
 

@@ -14,6 +14,7 @@ from accelerate.hooks import add_hook_to_module
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
+from .floating import floating_copy
 from .grads import needs_grad, require_grad
 from .labels import Labels
 from .mixed import mixed_forward
@@ -54,7 +55,7 @@ class TaskModuleWrapper(ModulesToSaveWrapper):
     def update(self, adapter_name: str, resize: tuple[str, int] | None = None, **kwargs: Any) -> None:
         """Give an adapter its copy, unless it has one."""
         if adapter_name not in self.modules_to_save:
-            copy = deepcopy(self.original_module)
+            copy = floating_copy(self.original_module)
             copy.train(self.training)
             if resize is not None:
                 copy = _resized(copy, *resize)

@@ -19,7 +19,7 @@ from typing import Any
 from peft.utils.constants import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from ..errors import AdapterFileError
+from ..errors import AdapterFileError, DownloadError
 
 # A hundred thousand labels with their names fit into the first, a million tensors with theirs do not into the second.
 CONFIG_BYTES = 16 * 2**20
@@ -62,6 +62,7 @@ def locate(name: str | os.PathLike[str], subfolder: str | None = None, **hub: An
     Raises:
         `ValueError`: If there is no such adapter, in PEFT's words.
         [`AdapterFileError`]: If a file is missing, is a link out of the folder, or the weights are a pickle.
+        [`DownloadError`]: If the weights do not come whole.
     """
     folder = Path(name) / (subfolder or "")
     config = file_in(folder, CONFIG_NAME)
@@ -135,7 +136,7 @@ def _no_weights(where: Any, pickle: bool) -> str:
 
 def _from_hub(name: str, subfolder: str | None, hub: dict[str, Any]) -> tuple[Path, Path]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
         config = Path(hf_hub_download(name, CONFIG_NAME, subfolder=subfolder, **hub))
@@ -148,6 +149,13 @@ def _from_hub(name: str, subfolder: str | None, hub: dict[str, Any]) -> tuple[Pa
         raise AdapterFileError(
             f"'{name}' has an {CONFIG_NAME} but no {SAFETENSORS_WEIGHTS_NAME}, or it cannot be reached. Weights in a "
             f"pickle ({_PICKLE}) can run code when loaded and are never read."
+        ) from error
+    except HfHubHTTPError:
+        raise  # the Hub's own words on who may have it
+    except Exception as error:  # of the client for HTTP, which is not the same one in every version
+        raise DownloadError(
+            f"The download of {SAFETENSORS_WEIGHTS_NAME} of '{name}' broke off, several times over: {error}. Nothing "
+            "of it is used. Try again; what has come is kept, and only the rest is asked for."
         ) from error
     return config, weights
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from ..errors import ArgumentsError
-from . import modes, siamese
+from . import modes, native, siamese
 from .checks import bare, check_adapter_name, check_finite, check_present, check_room, check_tensors
 from .config import SubTuningConfig
 from .head import TaskModuleWrapper, initialise_output, output_layers
@@ -26,6 +25,7 @@ from .initialise import initialise
 from .labels import labels_of
 from .layer import BlockLayer
 from .resolve import extra_modules, given_fields, resolve_config
+from .undo import take_out, wrapped
 
 
 class SubTuningModel(BaseTuner):
@@ -63,7 +63,7 @@ class SubTuningModel(BaseTuner):
         config = configs[adapter_name]
         # Filled in, and not here: such an adapter comes from a file and waits for its weights.
         waits = given_fields(config)["base_architecture"] is not None
-        disabled = any(module.disable_adapters for _, _, module in _wrapped(model))
+        disabled = any(module.disable_adapters for _, _, module in wrapped(model))
         try:
             check_room(model, config)
             resolve_config(model, config, {n: c for n, c in configs.items() if n != adapter_name})
@@ -75,13 +75,14 @@ class SubTuningModel(BaseTuner):
             finally:
                 config.modules_to_save = extra
         except Exception:
-            _take_out(model, adapter_name, configs)
+            take_out(model, adapter_name, configs)
             raise
         self._join(model, disabled)
         model.__dict__.setdefault("_subtuning_waiting", set())
         if waits:
             model.__dict__["_subtuning_waiting"].add(adapter_name)
         modes.install(model)
+        native.install(model)
         if config.siamese:
             siamese.install(model, config.head[0])
         if model.training:
@@ -111,7 +112,7 @@ class SubTuningModel(BaseTuner):
     @staticmethod
     def _join(model: nn.Module, disabled: bool) -> None:
         """Switch new wrappers with those that are there."""
-        wrappers = [module for _, _, module in _wrapped(model)]
+        wrappers = [module for _, _, module in wrapped(model)]
         heads = [module for module in wrappers if isinstance(module, TaskModuleWrapper)]
         for module in wrappers:
             if isinstance(module, BlockLayer):
@@ -226,7 +227,7 @@ class SubTuningModel(BaseTuner):
             raise ValueError(f"Cannot merge {names} at once: adapters replace blocks. Merge one of them.")
         if merge and safe_merge:
             check_finite(self.model, names)
-        for parent, child_name, module in list(_wrapped(self.model)):
+        for parent, child_name, module in list(wrapped(self.model)):
             if isinstance(module, BlockLayer):
                 new = module.block_of(names[0]) if merge and names else module.original
             else:
@@ -234,6 +235,7 @@ class SubTuningModel(BaseTuner):
             setattr(parent, child_name, new)
         labels_of(self.model).apply(names[0] if merge and names else None)
         modes.uninstall(self.model)
+        native.uninstall(self.model)
         siamese.uninstall(self.model)
         for attribute in ("_subtuning_labels", "_subtuning_waiting", "peft_config"):
             self.model.__dict__.pop(attribute, None)
@@ -263,7 +265,7 @@ class SubTuningModel(BaseTuner):
         if isinstance(beams, int) and beams > 1:
             raise ValueError("Beam search with `adapter_names` is not supported; pass num_beams=1.")
         hook = partial(_pass_adapter_names, adapter_names=list(names))
-        handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for _, _, m in _wrapped(self.model)]
+        handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for _, _, m in wrapped(self.model)]
         try:
             yield
         finally:
@@ -311,34 +313,6 @@ class SubTuningModel(BaseTuner):
             raise
         waiting.discard(adapter_name)
         return remapped
-
-
-def _take_out(model: nn.Module, adapter_name: str, configs: dict[str, Any]) -> None:
-    """Undo an injection that failed, wherever it stopped."""
-    configs.pop(adapter_name, None)
-    labels_of(model).remove(adapter_name)
-    for parent, child_name, module in list(_wrapped(model)):
-        if isinstance(module, BlockLayer):
-            module.delete_adapter(adapter_name)
-            if not module.subtuning_blocks:
-                setattr(parent, child_name, module.base_layer)
-        elif isinstance(module, TaskModuleWrapper):
-            module.delete_adapter(adapter_name, None)
-            if not module.modules_to_save:
-                setattr(parent, child_name, module.original_module)
-    if not configs and "peft_config" not in model.__dict__:
-        model.__dict__.pop("_subtuning_labels", None)
-        if model.__dict__.get("_hf_peft_config_loaded"):
-            model._hf_peft_config_loaded = False  # type: ignore[assignment]  # set by transformers before it calls PEFT
-
-
-def _wrapped(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Wrappers outermost in the model, with parent and name; never one inside an adapter's copy."""
-    for name, child in model.named_children():
-        if isinstance(child, (BlockLayer, AuxiliaryTrainingWrapper)):
-            yield model, name, child
-        else:
-            yield from _wrapped(child)
 
 
 def _pass_adapter_names(module: nn.Module, args: tuple, kwargs: dict, adapter_names: list[str]) -> tuple[tuple, dict]:
