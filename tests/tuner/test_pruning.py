@@ -203,7 +203,11 @@ def test_save_and_load(toy, tmp_path):
     assert same(run(loaded, toy), expected)
     loaded.save_pretrained(tmp_path / "again")
     again = PeftModel.from_pretrained(toy.build(), tmp_path / "again" / "other_name", low_cpu_mem_usage=True)
-    assert same(run(again, toy), expected)
+    before, after = (snapshot(each.get_base_model()) for each in (loaded, again))
+    after = {key.replace(".default.", ".other_name."): value for key, value in after.items()}
+    assert before.keys() == after.keys() and not changed(before, after, before)
+    # These tensors stay views of the file at odd addresses, where kernels may round the last bit differently.
+    torch.testing.assert_close(run(again, toy), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_file_is_smaller_by_what_the_report_says(toy, tmp_path):
@@ -231,7 +235,7 @@ def test_loads_without_torch_pruning(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     loaded = PeftModel.from_pretrained(toy.build(), tmp_path / "first")
     assert same(run(loaded, toy), run(model, toy))
-    with pytest.raises(MissingDependencyError, match=r"subtuning-hf\[prune\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[prune\]"):
         prune_blocks(wrap(toy.build()), toy.inputs(2, 0))
 
 
