@@ -118,6 +118,10 @@ def plot_predictions(
     lines = [f"one block{with_head} at a time, predicted{by}; a bar starts at {alone}"]
     if selection:
         lines.append("strong colour: the blocks that the search chose")
+    if any(row.standard_error for row in profile.rows):
+        # Blocks that were compared row by row have the error of that comparison, and the best one has none.
+        compared = max(profile.rows, key=lambda row: row.mean).standard_error is None
+        lines[-1] += "; whiskers: one standard error" + " of the distance to the best" * compared
     return plot_profile(
         profile,
         selection=selection,

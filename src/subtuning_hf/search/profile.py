@@ -144,8 +144,9 @@ def predicted_profile(spec: StudySpec, run: ProposalRun) -> Profile:
         spec ([`StudySpec`]): The study.
         run ([`ProposalRun`]): What was predicted.
 
-    Returns: [`Profile`]: scores are predicted ones, which have a scale of their own; `missing` holds blocks that the
-        search did not ask for alone.
+    Returns: [`Profile`]: scores are predicted ones, which have a scale of their own; the standard error of a block that
+        was compared with the best one row by row is that of their difference. `missing` holds blocks that the search
+        did not ask for alone.
     """
     head = run.predicted(HEAD_ONLY)
     sizes = {block.name: block.num_parameters for block in spec.blocks}
@@ -160,7 +161,7 @@ def predicted_profile(spec: StudySpec, run: ProposalRun) -> Profile:
                 candidate=candidate,
                 mean=found.score,
                 spread=None,
-                standard_error=found.standard_error or None,
+                standard_error=found.standard_error or (found.behind[1] if found.behind else None) or None,
                 gain=None if head is None else found.score - head.score,
                 gain_standard_error=None,
                 num_parameters=sum(sizes[name] for name in candidate.blocks),
