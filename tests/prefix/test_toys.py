@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import pytest
 import torch
@@ -66,6 +67,9 @@ def test_training_from_a_cut_gives_the_bits_of_a_full_pass(name):
     assert trunk.fill(cuts) == tuple(cuts), trunk.check(cuts)
     rows = [0, 1, 2, 3]  # together, as they were stored
     batch = trunk.batch_of(rows)
+    if "use_cache" in signature(model.forward).parameters:
+        # A trunk keeps no keys and values; with them attention gets tensors of another layout and may round otherwise.
+        batch = {**batch, "use_cache": False}
     for cut in cuts:
         if cut == toy.num_blocks and not toy.has_head:
             continue
