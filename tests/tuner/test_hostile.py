@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
@@ -189,6 +191,9 @@ def test_the_sound_adapter_loads(place, entrance):
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("name", CASES)
 def test_refused_or_harmless(name, entrance, place, copied):
+    if (name, entrance) == ("a config that is a pipe", "from_pretrained"):
+        if Version(transformers.__version__) < Version("5.24"):
+            pytest.skip("the oldest transformers opens the file before it asks anybody, and waits")
     outcome = try_one(name, entrance, place, copied)
     if name in HARMLESS:
         # AutoPeftModel would import what the file names; PEFT's own list of libraries stops it.
