@@ -68,6 +68,13 @@ CHOOSING = (
 )
 STUDIES = (
     Study(
+        "All methods of `subtuning compare`",
+        "baselines/comparisons.md",
+        f"python benchmarks/comparisons.py --bench BENCH {_OUT}/baselines --settings contrast-100 --methods ...",
+        "One setting (CIFAR-10-C contrast, 100 rows, ResNet-20), four trials and five seeds for every method.",
+        "contrast-100, draw 0",
+    ),
+    Study(
         "Corruptions",
         "corruptions/corruptions.md",
         f"python benchmarks/corruptions.py --bench BENCH {_OUT}/corruptions",
