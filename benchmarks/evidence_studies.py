@@ -38,9 +38,9 @@ CHOOSING = (
         f"python benchmarks/proxies/choose.py --bench BENCH {_OUT}/proxies",
         "Both selections trained on all rows with the same five seeds. The exact one is a single block but for "
         "`contrast-300`, `trec6-200` and `digits-300`. The rules of the default search (two rounds; what is no more "
-        "than two standard errors behind the best is tuned with it) were found on these settings, so they may be flattered; "
-        "all methods that choose cheaply are on [a page of their own](proxies.md). Predictions alone never choose the "
-        "head alone: that rule was added after a comparison with 100 rows above.",
+        "than two standard errors behind the best is tuned with it) were found on these settings, so they may be "
+        "flattered; all methods that choose cheaply are on [a page of their own](proxies.md). Predictions alone "
+        "never choose the head alone: that rule was added after a comparison with 100 rows above.",
         "The search that predicts, against the exact one",
     ),
     Study(
