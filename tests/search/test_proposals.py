@@ -28,6 +28,7 @@ from subtuning_hf.search.records import Candidate, Evaluation, SearchSpec, Unit
 from subtuning_hf.search.result import SearchResult
 
 KERNEL = SearchSpec(strategy="kernel", budget=1.0)
+KERNEL_LIST = SearchSpec(strategy="kernel", budget=1.0, direction="list", candidates=(Candidate(("a", "c")),))
 
 
 def pick(blocks):
@@ -337,6 +338,8 @@ def test_the_reason_names_what_is_tied():
     assert confirm(run, trained(run, {"abc": (0.5,), "c": (0.9,)})).selection == pick("c")
     assert confirm(run, trained(run, {"abc": (0.5,), "c": (0.5,)})).selection == pick("abc")
     run = replace(run, shortlist=(pick("c"), pick("a")))
+    listed = KERNEL_LIST, tuple(made), (pick("ac"),), (), 1.0, 0.5, 0.5, 2.0
+    assert confirm(ProposalRun(*listed), []).reason.startswith("a + c is predicted best by kernel; ")
     alone = confirm(run, trained(run, {"c": (0.5,), "a": (0.5,)}))
     assert alone.reason.startswith("c is predicted best by kernel, and was no worse")
 

@@ -266,7 +266,7 @@ def _predicted_words(run: ProposalRun) -> str:
     first, strategy = run.shortlist[0], run.search.strategy
     members = [each for each in run.predictions if {*each.candidate.blocks} < {*first.blocks} and each.is_tied]
     singles = [each for each in members if len(each.candidate.blocks) == 1]
-    if len(singles) < 2:
+    if len(singles) < 2 or run.search.direction == "list":  # whose candidates are taken as they are
         return f"{first.label} is predicted best by {strategy}"
     (best, *tied) = sorted(singles, key=lambda each: not each.leads)
     words = [
