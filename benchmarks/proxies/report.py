@@ -30,6 +30,8 @@ from problems import Truth, agreement, read_truth
 from settings import SETTINGS
 
 Key = tuple[str, int]
+# Around a point, in points of type, and the side on which words are aligned.
+_PLACES = ((7, 0, "left"), (-7, 0, "right"), (7, 9, "left"), (7, -9, "left"), (-7, 9, "right"))
 SECONDS = ("search_seconds", "full_fine_tune_seconds")
 READING = """
 A setting is a model, a data set, a number of rows and a seed, with an exact profile (every block alone, 3 folds) as the
@@ -218,9 +220,26 @@ def beside(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, floa
     ]
 
 
+def name_point(axes: Any, point: tuple[float, float], names: str, taken: list[Any]) -> None:
+    """Words beside a point, where they cover neither other words nor points, if there is such a place."""
+    for x, y, side in _PLACES:
+        words = axes.annotate(
+            names, point, xytext=(x, y), textcoords="offset points", fontsize=8, ha=side, va="center"
+        )
+        box = words.get_window_extent()
+        inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+        if inside and not any(box.overlaps(other) for other in taken):
+            break
+        words.remove()
+    else:
+        words = axes.annotate(names, point, xytext=(7, 0), textcoords="offset points", fontsize=8, va="center")
+    taken.append(words.get_window_extent())
+
+
 def draw(methods: Mapping[str, Mapping[Key, Any]], path: Path) -> None:
     """Mean regret against price."""
     import matplotlib.pyplot as plt
+    from matplotlib.transforms import Bbox
 
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     points: list[tuple[float, float, str]] = []
@@ -229,19 +248,17 @@ def draw(methods: Mapping[str, Mapping[Key, Any]], path: Path) -> None:
         regret = mean(100 * one.regret for one in found.values())
         points.append((price, regret, name))
         axes.plot(price, regret, "o", color="tab:blue", markersize=5)
-    middle = max(price for price, _, _ in points) / 2 if points else 0.0
-    for price, regret, names in beside(points):
-        left = price < middle
-        axes.annotate(
-            names, (price, regret), xytext=(7 if left else -7, 0), textcoords="offset points", fontsize=8,
-            ha="left" if left else "right", va="center",
-        )  # fmt: skip
     axes.set_xlabel("price, full fine-tunes")
     axes.set_ylabel("regret of the first choice, points of accuracy")
     axes.set_ylim(bottom=-0.5)
     axes.set_xlim(-0.03, None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    figure.canvas.draw()  # so that the sizes of words are known
+    dots = [axes.transData.transform(point[:2]) for point in points]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
+    for price, regret, names in beside(points):
+        name_point(axes, (price, regret), names, taken)
     save_figure(figure, path)
     plt.close(figure)
 
