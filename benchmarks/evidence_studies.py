@@ -92,9 +92,8 @@ STUDIES = (
         "Active learning",
         "active/active.md",
         f"python benchmarks/active.py --bench BENCH {_OUT}/active",
-        "The model starts anew from its pretrained weights in each round; test rows are only scored. Blocks were "
-        "chosen by the "
-        "default search on the first 100 rows.",
+        "The model starts anew from its pretrained weights in each round; test rows are only scored. One block "
+        "was chosen on the first 100 rows, by the default search as it was before it joined ties.",
         picture="active.png",
     ),
     Study(

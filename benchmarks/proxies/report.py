@@ -30,8 +30,6 @@ from problems import Truth, agreement, read_truth
 from settings import SETTINGS
 
 Key = tuple[str, int]
-# Around a point, in points of type, and the side on which words are aligned.
-_PLACES = ((7, 0, "left"), (-7, 0, "right"), (7, 9, "left"), (7, -9, "left"), (-7, 9, "right"))
 SECONDS = ("search_seconds", "full_fine_tune_seconds")
 READING = """
 A setting is a model, a data set, a number of rows and a seed, with an exact profile (every block alone, 3 folds) as the
@@ -210,7 +208,7 @@ def beside(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, floa
     groups: list[list[tuple[float, float, str]]] = []
     for point in sorted(points, key=lambda one: (round(one[0] / 0.05), one[1])):
         last = groups[-1][-1] if groups else None
-        if last is not None and abs(point[0] - last[0]) < 0.05 and abs(point[1] - last[1]) < 0.4:
+        if last is not None and abs(point[0] - last[0]) < 0.05 and abs(point[1] - last[1]) < 0.5:
             groups[-1].append(point)
         else:
             groups.append([point])
@@ -220,26 +218,11 @@ def beside(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, floa
     ]
 
 
-def name_point(axes: Any, point: tuple[float, float], names: str, taken: list[Any]) -> None:
-    """Words beside a point, where they cover neither other words nor points, if there is such a place."""
-    for x, y, side in _PLACES:
-        words = axes.annotate(
-            names, point, xytext=(x, y), textcoords="offset points", fontsize=8, ha=side, va="center"
-        )
-        box = words.get_window_extent()
-        inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
-        if inside and not any(box.overlaps(other) for other in taken):
-            break
-        words.remove()
-    else:
-        words = axes.annotate(names, point, xytext=(7, 0), textcoords="offset points", fontsize=8, va="center")
-    taken.append(words.get_window_extent())
-
-
 def draw(methods: Mapping[str, Mapping[Key, Any]], path: Path) -> None:
     """Mean regret against price."""
     import matplotlib.pyplot as plt
-    from matplotlib.transforms import Bbox
+
+    from subtuning_hf.plots.ticks import label_points
 
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     points: list[tuple[float, float, str]] = []
@@ -254,11 +237,11 @@ def draw(methods: Mapping[str, Mapping[Key, Any]], path: Path) -> None:
     axes.set_xlim(-0.03, None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    figure.canvas.draw()  # so that the sizes of words are known
-    dots = [axes.transData.transform(point[:2]) for point in points]
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
-    for price, regret, names in beside(points):
-        name_point(axes, (price, regret), names, taken)
+    figure.canvas.draw()  # the layout, and with it the room around each point, stands
+    named = beside(points)
+    places, names = [point[:2] for point in named], [point[2] for point in named]
+    dots = [point[:2] for point in points]
+    label_points(axes, places, names, ["black"] * len(names), around=dots, fontsize=8)
     save_figure(figure, path)
     plt.close(figure)
 

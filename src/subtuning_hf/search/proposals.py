@@ -264,8 +264,8 @@ def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
 def _predicted_words(run: ProposalRun) -> str:
     """What is predicted best, and what cannot be told from it."""
     first, strategy = run.shortlist[0], run.search.strategy
-    members = [each for each in run.predictions if {*each.candidate.blocks} < {*first.blocks} and each.is_tied]
-    singles = [each for each in members if len(each.candidate.blocks) == 1]
+    alone = [each for each in run.predictions if len(each.candidate.blocks) == 1 and each.is_tied]
+    singles = [each for each in alone if {*each.candidate.blocks} < {*first.blocks}]
     if len(singles) < 2 or run.search.direction == "list":  # whose candidates are taken as they are
         return f"{first.label} is predicted best by {strategy}"
     (best, *tied) = sorted(singles, key=lambda each: not each.leads)
