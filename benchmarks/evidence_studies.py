@@ -67,11 +67,18 @@ CHOOSING = (
 )
 STUDIES = (
     Study(
-        "All methods of `subtuning compare`",
+        "All methods of `subtuning compare`, images",
         "baselines/comparisons.md",
         f"python benchmarks/comparisons.py --bench BENCH {_OUT}/baselines --settings contrast-100 --methods ...",
-        "One setting (CIFAR-10-C contrast, 100 rows, ResNet-20), four trials and five seeds for every method.",
+        "CIFAR-10-C contrast, 100 rows, ResNet-20; four trials and five seeds for every method.",
         "contrast-100, draw 0",
+    ),
+    Study(
+        "All methods of `subtuning compare`, text",
+        "baselines/comparisons.md",
+        f"python benchmarks/comparisons.py --bench BENCH {_OUT}/baselines --settings trec6-100 --methods ...",
+        "TREC-6, 100 rows, MiniLM; as above.",
+        "trec6-100, draw 0",
     ),
     Study(
         "Corruptions",
