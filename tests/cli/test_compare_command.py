@@ -25,7 +25,7 @@ def without_times(methods):
 def test_a_comparison_of_a_recipe(recipe, tmp_path, capsys):
     assert main(["compare", "--config", str(recipe), "--dry-run", *FEW]) == 0
     output = capsys.readouterr().out
-    assert "methods: LP, FT, LoRA" in output and "trainings: 12" in output
+    assert "methods: LP, FT, LoRA" in output and "trainings: 18" in output
     assert not list((tmp_path / "out").rglob("*"))
 
     assert main(["compare", "--config", str(recipe), *FEW]) == 0
@@ -35,7 +35,7 @@ def test_a_comparison_of_a_recipe(recipe, tmp_path, capsys):
     assert [row["method"] for row in rows] == ["LP", "FT", "LoRA"]
     assert all(len(row["scores"]) == 2 and row["num_examples"] == 12 for row in rows)
     runs = (tmp_path / "out" / "comparison" / "runs.jsonl").read_text()
-    assert len(runs.splitlines()) == 12
+    assert len(runs.splitlines()) == 18
 
     assert main(["compare", "--config", str(recipe), *FEW]) == 0
     assert (tmp_path / "out" / "comparison" / "runs.jsonl").read_text() == runs

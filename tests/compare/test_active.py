@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_to_the_same(tmp_path):
     whole = learn(task, output_dir=tmp_path / "whole", **asked)
     path = tmp_path / "whole" / "rounds.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    assert len(calls) == 2 * 2 * 3 and len(lines) == 2 * (2 + 1 + 2 * 2)  # trials, the first round, two rounds each
+    assert len(calls) == 2 * 2 * 3 and len(lines) == 2 * (2 + 2 + 1 + 2 * 2)  # trials, first round, two rounds each
     for cut in (1, 3, 5, len(lines) - 1):
         folder = tmp_path / str(cut)
         folder.mkdir()

@@ -8,9 +8,11 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from compare.test_compare import WIDTH, Net, accuracy, collate, rows_of
-from subtuning_hf.compare import METHODS, Task, check_methods, compare, design, difference, tune
+from subtuning_hf.compare import METHODS, RunLog, Task, check_methods, compare, design, difference, tune
 from subtuning_hf.compare.choosing import contiguous, middle_settings
-from subtuning_hf.compare.method import pack_hits, unpack_hits
+from subtuning_hf.compare.closed import FittedProbe, own_head
+from subtuning_hf.compare.harness import Bench, Run
+from subtuning_hf.compare.method import middle_of_best, pack_hits, refine, unpack_hits
 from subtuning_hf.compare.partial import AutoRGN, GradualUnfreezing, LayerWiseDecay, ProbeThenFull, SmallParameters
 from subtuning_hf.compare.training import split_rates
 from subtuning_hf.errors import ArgumentsError, NonFiniteScoreError
@@ -70,6 +72,36 @@ def test_four_rates_lie_a_factor_of_four_apart():
     assert rates == [0.00125, 0.005, 0.02, 0.08]
     assert [METHODS["LP"].settings(point, 1e-2)["learning_rate"] for point in design(4)] == [0.02, 0.08, 0.32, 1.28]
     assert "head_factor" not in METHODS["LP"].settings(design(1)[0], 1e-2)
+
+
+def test_further_trials_lie_beyond_the_edge_or_beside_the_best():
+    points = design(4)  # first coordinates 0.125, 0.375, 0.625, 0.875
+    assert refine(points, [3, 2, 1, 0]) == (-0.125, *points[0][1:])
+    assert refine(points, [0, 1, 2, 3]) == (1.125, *points[3][1:])
+    assert refine(points, [0, 3, 2, 1]) == (0.5, *points[1][1:])
+    assert refine(points, [2, 3, -float("inf"), 1]) == (0.25, *points[1][1:])
+    assert refine([*points, (0.5, 9, 9)], [0, 3, 2, 1, 2.5]) == (0.4375, *points[1][1:])
+    assert refine(design(1), [1]) == (0.25, 0.5, 0.5)
+    rates = [METHODS["FT"].settings(point, 1e-2)["learning_rate"] for point in ((-0.125, 0.5), (1.125, 0.5))]
+    assert rates == [0.000313, 0.32]  # a factor of 4 beyond 0.00125 and 0.08
+
+
+@pytest.mark.parametrize(
+    ("scores", "place"), [([1, 2, 3], 2), ([3, 3, 1], 0), ([3, 3, 3, 1], 1), ([1, 3, 0, 3, 3], 3), ([2], 0)]
+)
+def test_of_equal_trials_the_middle_one_is_the_best(scores, place):
+    assert middle_of_best(scores) == place
+
+
+def test_every_method_has_as_many_trials_and_the_edge_moves(tmp_path):
+    found = compare(
+        make_task(), ["LP", "FT", "Head2Toe"], learning_rate=1e-4, num_seeds=1, num_folds=2, output_dir=tmp_path
+    )
+    assert {len(one.settings) for one in found.trials.values()} == {6}
+    tried = [one["learning_rate"] for one in found.trials["FT"].settings]
+    assert tried[:4] == [1.25e-5, 5e-5, 2e-4, 8e-4] and len(set(tried)) == 6
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * (6 + 1)  # nothing is trained twice
 
 
 def test_hits_come_back():
@@ -253,6 +285,37 @@ def test_a_trial_that_diverges_is_never_the_best():
         METHODS["FT"].run(task, {"learning_rate": 1e25}, 0, task.train, task.test)
 
 
+def test_a_final_training_that_diverges_gives_way_to_the_next_best_trial(monkeypatch):
+    """The best trial on the fold may diverge on all rows."""
+    task, folds = make_task(), make_folds(36, 2, 0)
+    method, original = METHODS["FT"], type(METHODS["FT"]).run
+
+    def run(self, task, settings, seed, rows, scored):
+        if scored is task.test and settings["learning_rate"] > 1e-3 and seed == 1:
+            raise NonFiniteScoreError("diverged")
+        return original(self, task, settings, seed, rows, scored)
+
+    monkeypatch.setattr(type(method), "run", run)
+    bench = Bench(task, tuple(folds), 0, 1e-3, MIDDLE, RunLog())
+    tuned = tune(task, method, [{"learning_rate": rate} for rate in (1e-2, 1e-3)], folds, 0, bench.log)
+    if tuned.best["learning_rate"] == 1e-3:  # whichever the folds prefer, the other way round is tested
+        tuned = tuned.without(tuned.best_trial)
+        with pytest.raises(NonFiniteScoreError, match="diverged"):
+            bench.final(tuned, [0, 1])
+        tuned = tune(task, method, [{"learning_rate": rate} for rate in (1e-2, 1e-3)], folds, 0, bench.log)
+    kept, runs = bench.final(tuned, [0, 1])
+    assert kept.best == {"learning_rate": 1e-3} and all(one["score"] is not None for one in runs)
+    assert bench.run([Run(method, {"learning_rate": 1e-2}, 1)])[0] == {
+        "score": None, "diverged": "diverged", "seconds": pytest.approx(0, abs=9),
+    }  # fmt: skip
+
+
+def test_losses_are_refused():
+    task = make_task()
+    with pytest.raises(ArgumentsError, match="less is better"):
+        Task(task.model, task.train, task.test, task.arguments, accuracy, metric="eval_loss")
+
+
 # --- paired differences -----------------------------------------------------------------------
 def run(score, hits=None):
     return {"score": score} | ({} if hits is None else {"hits": pack_hits(hits)})
@@ -270,3 +333,46 @@ def test_differences_count_seeds_and_rows():
     assert found.outcome == "ties"  # 0.2 ± 0.13 on ten rows
     found = difference([run(0.8, right * 9)], [run(0.6, other * 9)])
     assert found.outcome == "wins"
+
+
+def test_errors_of_scores_that_are_no_share_of_right_rows_count_seeds_alone():
+    right, other = [True] * 8 + [False] * 2, [True] * 6 + [False] * 4
+    found = difference([run(0.7, right), run(0.8, right)], [run(0.5, other), run(0.55, other)])  # such as F1
+    assert found.over_rows is None and found.error == found.over_seeds
+
+
+def test_few_seeds_have_wide_intervals():
+    """Student's t: 12.7 standard errors with two seeds, 2.78 with five."""
+    two = difference([run(0.8), run(0.9)], [run(0.7), run(0.72)])
+    assert two.freedom == 1 and two.margin == pytest.approx(12.706 * two.error, rel=1e-3) and two.outcome == "ties"
+    gaps = [0.06, 0.1, 0.12, 0.08, 0.14]
+    five = difference([run(0.5 + gap) for gap in gaps], [run(0.5)] * 5)
+    assert five.freedom == 4 and five.margin == pytest.approx(2.776 * five.error, rel=1e-3) and five.outcome == "wins"
+    both = difference([run(0.8, [True] * 8 + [False] * 2)] * 2, [run(0.6, [True] * 6 + [False] * 4)] * 2)
+    assert both.over_seeds == 0 and both.freedom == 9
+
+
+# --- heads ------------------------------------------------------------------------------------
+def test_a_fitted_head_starts_from_the_one_that_is_there():
+    """A heavy penalty keeps a head that knows the classes; that of a fit from zero would forget them."""
+    task = make_task()
+    head = METHODS["LP"].run(task, {"learning_rate": 0.1}, 0, task.train, task.test)
+    model = ProbeThenFull().prepare(copy.deepcopy(task.model), {}, task, task.train)
+    assert not torch.equal(own_head(model)[0], own_head(task.model)[0])
+    kept = FittedProbe().run(task, {"ridge": 1e6}, 0, task.train, task.test)
+    logits = [task.model(torch.tensor(row["x"])[None]).logits.argmax(-1).item() for row in task.test]
+    untouched = sum(a == b for a, b in zip(logits, task.test["label"], strict=True)) / len(logits)
+    assert abs(kept["score"] - untouched) < 0.15 and head["num_examples"] == kept["num_examples"]
+
+
+def test_lora_and_norms_trains_norms_with_their_statistics():
+    task = make_task(Normed)
+    method = METHODS["LoRA and norms"]
+    settings = method.settings((0.5, 0.5, 0.5), 1e-2)
+    model, found = trained(method, task, settings)
+    plain = METHODS["LoRA"].run(task, settings, 0, task.train, task.test)
+    norms = 3 * 2 * 2 * WIDTH
+    assert found["trainable_parameters"] == plain["trainable_parameters"] + norms
+    base = model.get_base_model()
+    assert all(not torch.equal(layer.up[1].running_mean, torch.zeros(2 * WIDTH)) for layer in base.layers)
+    assert method.key() != METHODS["LoRA"].key()

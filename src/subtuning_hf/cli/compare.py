@@ -21,8 +21,9 @@ alone. Paired differences to SubTuning count seeds and test rows.
   subtuning compare --config recipe.yaml compare.trials=8 compare.seeds=3
   accelerate launch -m subtuning_hf.cli compare --config recipe.yaml
 
-Methods: LP, "LP, fitted", FT, LP-FT, LLRD, "gradual unfreezing", Auto-RGN, LoRA, DoRA, BitFit,
-norms, Head2Toe, surgical, SubTuning, "SubTuning, exact", "random blocks", "LoRA in chosen blocks".
+Methods: LP, "LP, fitted", FT, LP-FT, LLRD, "gradual unfreezing", Auto-RGN, LoRA, "LoRA and norms",
+DoRA, BitFit, norms, Head2Toe, surgical, SubTuning, "SubTuning, exact", "random blocks", "LoRA in
+chosen blocks".
 By default LP, FT, LP-FT, LoRA, surgical and SubTuning. A stopped comparison goes on where it was.
 """
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     section, args = session.recipe.compare, session.arguments
     methods = check_methods(options.methods or section.methods or CORE)
     task = task_of(session)
-    count = len(methods) * (section.trials * section.tuning_folds + section.seeds)
+    count = len(methods) * ((section.trials + section.refinements) * section.tuning_folds + section.seeds)
     if options.dry_run:
         session.say(plan(session, methods, count))
         return 0
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             methods,
             learning_rate=args.learning_rate,
             num_trials=section.trials,
+            num_refinements=section.refinements,
             num_seeds=section.seeds,
             num_folds=args.num_folds,
             tuning_folds=section.tuning_folds,
@@ -137,8 +139,9 @@ def plan(session: Session, methods: list[str], count: int) -> str:
         [
             f"methods: {', '.join(methods)}",
             f"rows: {len(prepared.train):,} to learn from and choose by, {len(prepared.test):,} to score",
-            f"each: {section.trials} trials on {section.tuning_folds} of {session.arguments.num_folds} folds, around "
-            f"learning rate {session.arguments.learning_rate:g}; then {section.seeds} seeds on all rows",
+            f"each: {section.trials} + {section.refinements} trials on {section.tuning_folds} of "
+            f"{session.arguments.num_folds} folds, around learning rate {session.arguments.learning_rate:g}; then "
+            f"{section.seeds} seeds on all rows",
             f"trainings: {count}, and what choosing blocks takes",
             f"results: {session.folder / 'comparison'}",
             "Nothing was trained or written.",

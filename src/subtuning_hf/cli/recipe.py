@@ -126,9 +126,7 @@ class DataSection:
                 check_choice(getattr(self, key), SPLITS, f"data.{key}")
         given = [k for k in ("text_column", "config", "revision", "test_fraction") if getattr(self, k) is not None]
         if given:
-            raise RecipeError(
-                f"data.{given[0]}: VTAB tasks have none. Leave it out, or name data of your own."
-            )
+            raise RecipeError(f"data.{given[0]}: VTAB tasks have none. Leave it out, or name data of your own.")
         if self.validation_split is not None and self.train_split == "train800val200":
             raise RecipeError(
                 "data.validation_split: train800val200 holds val200, so the rows that choose would be trained on. "
@@ -216,13 +214,16 @@ class CompareSection:
 
     Args:
         methods (`list[str]`, *optional*): Names as `subtuning compare --help` lists them; the core ones by default.
-        trials (`int`, *optional*, defaults to 4): Trials of hyperparameters of each method.
+        trials (`int`, *optional*, defaults to 4): Trials of hyperparameters of each method, spread alike.
+        refinements (`int`, *optional*, defaults to 2): Further trials of each, beside its best so far or beyond an
+            edge.
         tuning_folds (`int`, *optional*, defaults to 1): Folds that score a trial, out of `args.num_folds`.
         seeds (`int`, *optional*, defaults to 5): Final trainings of each method.
     """
 
     methods: list[str] | None = None
     trials: int = 4
+    refinements: int = 2
     tuning_folds: int = 1
     seeds: int = 5
 
@@ -230,6 +231,8 @@ class CompareSection:
         for key in ("trials", "tuning_folds", "seeds"):
             if getattr(self, key) < 1:
                 raise RecipeError(f"compare.{key} must be at least 1, found {getattr(self, key)}.")
+        if self.refinements < 0:
+            raise RecipeError(f"compare.refinements must be at least 0, found {self.refinements}.")
 
 
 @dataclass(frozen=True)

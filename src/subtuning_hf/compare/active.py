@@ -29,7 +29,7 @@ from .active_rules import ACQUISITIONS, RULES, chance
 from .choosing import Choice, Chooser, Following, middle_settings
 from .harness import Bench
 from .log import RunLog
-from .method import Settings, design, format_settings
+from .method import Settings, format_settings
 from .partial import Selection
 from .study import METHODS, check_methods
 from .task import Task
@@ -82,6 +82,7 @@ def active_learning(
     settings: Mapping[str, Settings] | None = None,
     blocks: Sequence[str] | None = None,
     num_trials: int = 4,
+    num_refinements: int = 2,
     num_folds: int = 3,
     tuning_folds: int = 1,
     seed: int = 0,
@@ -107,9 +108,9 @@ def active_learning(
         learning_rate (`float`): Around it rates are tried, and blocks chosen.
         settings (`Mapping[str, dict]`, *optional*): Hyperparameters of methods by name, which then have no trials.
         blocks (`Sequence[str]`, *optional*): What SubTuning trains, in place of what a search on the first rows finds.
-        num_trials (`int`, *optional*, defaults to 4), num_folds (`int`, *optional*, defaults to 3), tuning_folds
-            (`int`, *optional*, defaults to 1), search_arguments (`Mapping`, *optional*): As in [`compare`], for the
-            first rows.
+        num_trials (`int`, *optional*, defaults to 4), num_refinements (`int`, *optional*, defaults to 2), num_folds
+            (`int`, *optional*, defaults to 3), tuning_folds (`int`, *optional*, defaults to 1), search_arguments
+            (`Mapping`, *optional*): As in [`compare`], for the first rows.
         seed (`int`, *optional*): Of the first rows, of choosing, training and picking.
         label_column (`str`, *optional*, defaults to `"label"`): Blanked in the rows that acquisitions look at.
         output_dir (`str` or `Path`, *optional*): Finished rounds are kept there, a JSON line each, and found again;
@@ -131,15 +132,14 @@ def active_learning(
     log = RunLog(None if folder is None else folder / "rounds.jsonl")
     bench = _bench(task, first, num_folds, seed, learning_rate, log, folder, search_arguments, label_column)
     blank = blank_labels(task.train, label_column, first[0])
-    points, found = design(num_trials), []
+    found: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
         choice = bench.chosen[name] = _choice(name, bench, blocks)
         assert isinstance(choice.method, TrainedMethod)
         own: Settings = dict((settings or {}).get(name, {}))
         if not own:
-            tried = [choice.method.settings(point, learning_rate) for point in points]
-            own = bench.score([choice.method], tried, bench.folds[:tuning_folds])[0].best
+            own = bench.tune(choice.method, num_trials, num_refinements, bench.folds[:tuning_folds]).best
         trained = choice.method.blocks
         chosen[name] = {"blocks": trained and list(trained), "settings": own, "words": choice.words}
         learner = _Learner(task, blank, choice.method, own, seed, log, tuple(acquisitions), on_round)

@@ -37,15 +37,17 @@ class Choice:
 
     Args:
         method ([`Method`]): What is tuned and trained.
-        trainings (`int`): How many trainings it took.
+        trainings (`int`): How many whole trainings it took.
         seconds (`float`): How long.
         words (`str`): In one sentence, why.
+        fine_tunes (`float`, *optional*): What predictions took, in full fine-tunes by count of arithmetic.
     """
 
     method: Method
     trainings: int
     seconds: float
     words: str
+    fine_tunes: float | None = None
 
 
 class Chooser(ABC):
@@ -118,10 +120,11 @@ class GreedySearch(Chooser):
                 compute_metrics=task.compute_metrics,
             )
             result: Any = trainer.search()
-        seconds = result.cost.seconds + (0.0 if result.proposal is None else result.proposal.seconds)
-        return Choice(
-            BlockMethod(self.name, tuple(result.blocks)), result.cost.num_evaluations, seconds, result.reason
-        )
+        proposal = result.proposal
+        seconds = result.cost.seconds + (0.0 if proposal is None else proposal.seconds)
+        method = BlockMethod(self.name, tuple(result.blocks))
+        planned = None if proposal is None else proposal.planned
+        return Choice(method, result.cost.num_evaluations, seconds, result.reason, planned)
 
 
 @dataclass(frozen=True)

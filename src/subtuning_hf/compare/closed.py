@@ -45,6 +45,10 @@ class _Fitted(Method):
     def key(self) -> dict[str, Any]:
         return {"method": self.name}
 
+    def start(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """The head from which the fit starts; `None` for none."""
+        return None
+
     @abstractmethod
     def choose(self, features: Tensor, labels: Tensor, classes: int, settings: Settings) -> Tensor:
         """Which features the head is fitted to, by number."""
@@ -54,9 +58,13 @@ class _Fitted(Method):
 
 
 class FittedProbe(_Fitted):
-    """Softmax regression on what goes into the head, by L-BFGS: a linear probe trained to its end."""
+    """Softmax regression on what goes into the head, by L-BFGS: a linear probe trained to its end, from where the
+    head is."""
 
     name = "LP, fitted"
+
+    def key(self) -> dict[str, Any]:
+        return {"method": self.name, "head": "from its own"}
 
     @property
     def reader(self) -> Any:
@@ -65,6 +73,10 @@ class FittedProbe(_Fitted):
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
         return {"ridge": between(point[0], *_RIDGES)}
+
+    def start(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """The model's own."""
+        return own_head(model)
 
     def choose(self, features: Tensor, labels: Tensor, classes: int, settings: Settings) -> Tensor:
         """All."""
@@ -91,9 +103,7 @@ class HeadToToe(_Fitted):
         return leaned_on.topk(max(int(settings["share"] * len(leaned_on)), 1)).indices
 
 
-def _run(
-    method: _Fitted, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset
-) -> dict[str, Any]:
+def _run(method: _Fitted, task: Task, settings: Settings, seed: int, rows: Dataset, scored: Dataset) -> dict[str, Any]:
     start, memory = time.perf_counter(), PeakMemory()
     set_seed(seed)
     model = copy.deepcopy(task.model).eval()
@@ -101,7 +111,7 @@ def _run(
     (x, y), (x_new, y_new) = (_read(model, task, part, method.reader) for part in parts)
     classes = Features(model, find_head(model)).outputs
     chosen = method.choose(x, y, classes, settings)
-    weight, bias = fit_head(x[:, chosen], y, classes, settings["ridge"])
+    weight, bias = fit_head(x[:, chosen], y, classes, settings["ridge"], start=method.start(model))
     logits = x_new[:, chosen] @ weight.T + bias
     found = {
         **task.compute_metrics(EvalPrediction(predictions=logits.numpy(), label_ids=y_new.numpy())),
@@ -121,19 +131,29 @@ def _run(
 
 def fit_output_layer(model: nn.Module, task: Task, rows: Dataset) -> None:
     """
-    Fit the model's output layer to its frozen features, in place; the strength of its penalty by rows held apart.
+    Fit the model's output layer to its frozen features, in place and from where it is, since a head that knows these
+    classes already should not forget them; the strength of its penalty by rows held apart.
 
     Raises: [`ArgumentsError`]: If the head does not take one vector per row, or rows have no single class.
     """
     layer: Any = output_layer(model, find_head(model))
     was = model.training
     features, labels = _read(model.eval(), task, task.to_learn(rows), _HeadInputs)
-    weight, bias = fit_head(features, labels, Features(model, find_head(model)).outputs, None)
+    outputs = Features(model, find_head(model)).outputs
+    weight, bias = fit_head(features, labels, outputs, None, start=own_head(model))
     with torch.no_grad():
         layer.weight.copy_(weight.view_as(layer.weight))
         if layer.bias is not None:
             layer.bias.copy_(bias)
     model.train(was)
+
+
+def own_head(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight, of shape `(classes, dim)`, and bias of a model's output layer, on the CPU."""
+    layer: Any = output_layer(model, find_head(model))
+    weight = layer.weight.detach().flatten(1).float().cpu()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().cpu()
+    return weight, bias
 
 
 # --- features --------------------------------------------------------------------------------

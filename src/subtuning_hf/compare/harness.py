@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from ..errors import ArgumentsError, NonFiniteScoreError
 from ..training.team import Solo
 from ..training.world import alone
 from .log import RunLog
-from .method import Method, Settings
+from .method import Method, Settings, design, middle_of_best, refine
 from .task import Task
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Trials:
 
     @property
     def best_trial(self) -> int:
-        """The trial with the best mean; of equal ones that of the lowest learning rate."""
-        places = range(len(self.settings))
-        return min(places, key=lambda at: (-self.mean(at), self.settings[at].get("learning_rate", 0.0), at))
+        """The trial with the best mean; of equal ones the middle one by learning rate."""
+        places = sorted(range(len(self.settings)), key=lambda at: (self.settings[at].get("learning_rate", 0.0), at))
+        return places[middle_of_best([self.mean(at) for at in places])]
 
     @property
     def best(self) -> Settings:
@@ -79,6 +79,12 @@ class Trials:
         """Of the best mean, from the spread between folds; `None` for one fold."""
         scores = [score for score in self.fold_scores[self.best_trial] if score is not None]
         return statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
+
+    def without(self, trial: int) -> Trials:
+        """The same, where one trial counts as diverged."""
+        scores = list(self.fold_scores)
+        scores[trial] = (None,) * len(self.fold_sizes)
+        return replace(self, fold_scores=tuple(scores))
 
     @property
     def at_edge(self) -> bool:
@@ -110,10 +116,10 @@ class Run:
         return key | {"rows": _short(self.fold.train), "scored": _short(self.fold.validation)}
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        """Do it; a trial that diverges has no score, and that is what it found."""
-        if self.fold is None:
-            return self.method.run(task, self.settings, self.seed, task.train, task.test)
-        rows, scored = task.train.select(self.fold.train), task.train.select(self.fold.validation)
+        """Do it; a training that diverges has no score, and that is what it found."""
+        rows, scored = task.train, task.test
+        if self.fold is not None:
+            rows, scored = task.train.select(self.fold.train), task.train.select(self.fold.validation)
         started = time.perf_counter()
         try:
             return self.method.run(task, self.settings, self.seed, rows, scored)
@@ -227,8 +233,16 @@ def repeat(
         on_run (`Callable[[], None]`, *optional*): Called after each run.
 
     Returns: `list[dict]`: what [`Method.run`] returns, by seed.
+    Raises: [`NonFiniteScoreError`]: If one diverged.
     """
-    return run_all(task, [Run(method, settings, seed) for seed in seeds], log, on_run)
+    found = run_all(task, [Run(method, settings, seed) for seed in seeds], log, on_run)
+    if (diverged := _first_diverged(found)) is not None:
+        raise NonFiniteScoreError(diverged)
+    return found
+
+
+def _first_diverged(runs: Sequence[dict[str, Any]]) -> str | None:
+    return next((run["diverged"] for run in runs if run["score"] is None), None)
 
 
 def rates(*learning_rates: float) -> list[Settings]:
@@ -285,6 +299,47 @@ class Bench:
         runs = [Run(method, one, self.seed, fold) for method in methods for one in settings for fold in folds]
         self.run(runs)
         return [tune(self.task, method, settings, folds, self.seed, self.log) for method in methods]
+
+    def tune(self, method: Method, num_trials: int, num_refinements: int, folds: Sequence[Fold]) -> Trials:
+        """
+        Choose a method's hyperparameters, with as many trials as every other method has.
+
+        Args:
+            method ([`Method`]): Which.
+            num_trials (`int`): Trials of [`design`].
+            num_refinements (`int`): Further ones, each placed by [`refine`].
+            folds (`Sequence[Fold]`): What scores them.
+
+        Returns: [`Trials`]
+        """
+        points: list[tuple[float, ...]] = design(num_trials)
+        trials = self.score([method], [method.settings(point, self.learning_rate) for point in points], folds)[0]
+        for _ in range(num_refinements):
+            points.append(refine(points, [trials.mean(at) for at in range(len(points))]))
+            more = method.settings(points[-1], self.learning_rate)
+            self.run([Run(method, more, self.seed, fold) for fold in folds])
+            trials = tune(self.task, method, [*trials.settings, more], folds, self.seed, self.log)
+        return trials
+
+    def final(self, trials: Trials, seeds: Sequence[int]) -> tuple[Trials, list[dict[str, Any]]]:
+        """
+        Final trainings at the best trial; at the next best one where a training diverges.
+
+        Args:
+            trials ([`Trials`]): Of one method.
+            seeds (`Sequence[int]`): One training each.
+
+        Returns: `tuple[Trials, list[dict]]`: the trials, of which those are taken out that diverged; the runs.
+        Raises: [`NonFiniteScoreError`]: If no trial is left.
+        """
+        while True:
+            found = self.run([Run(trials.method, trials.best, seed) for seed in seeds])
+            diverged = _first_diverged(found)
+            if diverged is None:
+                return trials, found
+            trials = trials.without(trials.best_trial)
+            if trials.best_mean == -math.inf:
+                raise NonFiniteScoreError(diverged)
 
     def run(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Make runs, or find them in the log."""

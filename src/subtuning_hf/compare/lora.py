@@ -14,7 +14,7 @@ from torch import nn
 
 from ..tuner import lora_config_for_blocks
 from .method import Point, Settings
-from .partial import SMALL_RATE, block_names
+from .partial import SMALL_RATE, block_names, is_norm
 from .training import TrainedMethod
 
 if TYPE_CHECKING:
@@ -35,16 +35,18 @@ class LoRA(TrainedMethod):
         name (`str`, *optional*, defaults to `"LoRA"`): For tables.
         blocks (`tuple[str, ...]`, *optional*): Where; in all blocks by default.
         dora (`bool`, *optional*, defaults to `False`): Whether magnitudes are learnt apart.
+        norms (`bool`, *optional*, defaults to `False`): Whether norms train too, batch norms with their statistics.
     """
 
     name: str = "LoRA"
     blocks: tuple[str, ...] | None = None
     dora: bool = False
+    norms: bool = False
     rate_scale: float = SMALL_RATE
 
     def key(self) -> dict[str, Any]:
         where = "all" if self.blocks is None else sorted(self.blocks)
-        return {"method": "DoRA" if self.dora else "LoRA", "blocks": where}
+        return {"method": "DoRA" if self.dora else "LoRA", "blocks": where} | ({"norms": True} if self.norms else {})
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
         rank = RANKS[min(int(point[2] * len(RANKS)), len(RANKS) - 1)]
@@ -54,4 +56,8 @@ class LoRA(TrainedMethod):
         where = block_names(model) if self.blocks is None else list(self.blocks)
         rank = settings["rank"]
         config = lora_config_for_blocks(model, where, r=rank, lora_alpha=2 * rank, use_dora=self.dora)
-        return get_peft_model(model, config)  # type: ignore[arg-type]
+        norms = [module for module in model.modules() if is_norm(module)] if self.norms else []
+        adapted: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
+        for norm in norms:
+            norm.requires_grad_(True)
+        return adapted

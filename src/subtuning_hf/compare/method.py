@@ -26,6 +26,8 @@ RATE_RANGE = (1 / 16, 16.0)
 # A new head wants larger steps than pretrained blocks, by how much differs.
 HEAD_RANGE = (1.0, 32.0)
 _DIMENSIONS = 3
+# A step beyond the edge, as a share of the range: a factor of 4 in learning rates.
+REFINING_STEP = 0.25
 
 
 def design(trials: int) -> list[tuple[float, ...]]:
@@ -45,6 +47,37 @@ def design(trials: int) -> list[tuple[float, ...]]:
     for column in range(1, _DIMENSIONS):
         columns.append(random.Random(column).sample(middles, trials))
     return list(zip(*columns, strict=True))
+
+
+def refine(points: Sequence[Point], scores: Sequence[float]) -> tuple[float, ...]:
+    """
+    Where a method's next trial lies, by those it had: beyond the edge if the best one is at the edge, else half way
+    to the better of its two neighbours. Only the first coordinate is moved, which is the learning rate of methods that
+    have one; the others are those of the best trial.
+
+    Args:
+        points (`Sequence[Sequence[float]]`): Tried, of [`design`] or of this function.
+        scores (`Sequence[float]`): Of each, more is better.
+
+    Returns: `tuple[float, ...]`: a point, whose first coordinate may lie outside the unit cube.
+    """
+    order = sorted(range(len(points)), key=lambda at: (points[at][0], at))
+    best = order[middle_of_best([scores[at] for at in order])]
+    first, *others = points[best]
+    below = [at for at in order if points[at][0] < first]
+    above = [at for at in order if points[at][0] > first]
+    if not below:
+        return (first - REFINING_STEP, *others)
+    if not above:
+        return (first + REFINING_STEP, *others)
+    better = max(below[-1], above[0], key=lambda at: scores[at])  # of equal ones the lower
+    return ((first + points[better][0]) / 2, *others)
+
+
+def middle_of_best(scores: Sequence[float]) -> int:
+    """The place of the highest score; of equal ones the middle one, of two middle ones the first."""
+    tied = [place for place, score in enumerate(scores) if score == max(scores)]
+    return tied[(len(tied) - 1) // 2]
 
 
 def between(place: float, low: float, high: float) -> float:

@@ -95,9 +95,12 @@ class _Whole(TrainedMethod):
 
 
 class ProbeThenFull(_Whole):
-    """A head fitted to frozen features first, then everything: LP-FT."""
+    """The head fitted to frozen features first, from where it is, then everything: LP-FT."""
 
     name = "LP-FT"
+
+    def key(self) -> dict[str, Any]:
+        return {"method": self.name, "head": "from its own"}
 
     def prepare(self, model: nn.Module, settings: Settings, task: Task, rows: Dataset) -> nn.Module:
         fit_output_layer(model, task, rows)
@@ -221,7 +224,7 @@ class SmallParameters(TrainedMethod):
     def prepare(self, model: nn.Module, settings: Settings, task: Task, rows: Dataset) -> nn.Module:
         model.requires_grad_(False)
         for module in model.modules():
-            if self.name == "norms" and _is_norm(module):
+            if self.name == "norms" and is_norm(module):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(True)
             bias = getattr(module, "bias", None)
@@ -232,7 +235,8 @@ class SmallParameters(TrainedMethod):
         return model
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm with weights of its own, by the name of its class."""
     kind = type(module).__name__.lower()
     return "norm" in kind and not list(module.children()) and bool(list(module.parameters(recurse=False)))
 

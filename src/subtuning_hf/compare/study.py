@@ -20,10 +20,10 @@ from ..training.data import class_labels, read_labels
 from ..training.team import make_team
 from .choosing import Choice, Chooser, Following, GreedySearch, Surgical, middle_settings
 from .closed import FittedProbe, HeadToToe
-from .harness import Bench, Run, Trials
+from .harness import Bench, Trials
 from .log import RunLog
 from .lora import LoRA
-from .method import Method, design
+from .method import Method
 from .partial import (
     AutoRGN,
     FullFineTuning,
@@ -48,6 +48,7 @@ METHODS: dict[str, Method | Chooser] = {
         GradualUnfreezing(),
         AutoRGN(),
         LoRA(),
+        LoRA("LoRA and norms", norms=True),
         LoRA("DoRA", dora=True),
         SmallParameters("BitFit"),
         SmallParameters("norms"),
@@ -101,6 +102,7 @@ def compare(
     *,
     learning_rate: float,
     num_trials: int = 4,
+    num_refinements: int = 2,
     num_seeds: int = 5,
     num_folds: int = 3,
     tuning_folds: int = 1,
@@ -118,8 +120,11 @@ def compare(
     Args:
         task ([`Task`]): Model, rows and arguments.
         methods (`Sequence[str]`, *optional*): Names among `METHODS`.
-        learning_rate (`float`): Around it rates are tried, from a sixteenth to sixteen times it for most methods.
-        num_trials (`int`, *optional*, defaults to 4): Trials of hyperparameters of each method.
+        learning_rate (`float`): Around it rates are tried, four of them at an eighth, a half, two and eight times it
+            for most methods.
+        num_trials (`int`, *optional*, defaults to 4): Trials of hyperparameters of each method, spread alike.
+        num_refinements (`int`, *optional*, defaults to 2): Further trials of each, one after the other: beyond the edge
+            where the best rate so far is the lowest or the highest, else between it and its better neighbour.
         num_seeds (`int`, *optional*, defaults to 5): Final trainings of each method.
         num_folds (`int`, *optional*, defaults to 3): Folds of the training rows.
         tuning_folds (`int`, *optional*, defaults to 1): The first so many of them score trials; choosing uses all.
@@ -135,7 +140,8 @@ def compare(
     Raises: [`ArgumentsError`]: For an unknown method or a number out of range.
     """
     wanted = check_methods(methods)
-    for name, value, least in (("num_trials", num_trials, 1), ("num_seeds", num_seeds, 1), ("num_folds", num_folds, 2)):
+    numbers = {"num_trials": (num_trials, 1), "num_refinements": (num_refinements, 0), "num_seeds": (num_seeds, 1)}
+    for name, (value, least) in (numbers | {"num_folds": (num_folds, 2)}).items():
         if value < least:
             raise ArgumentsError(f"`{name}` must be at least {least}, found {value}.")
     if not 1 <= tuning_folds <= num_folds:
@@ -148,14 +154,12 @@ def compare(
     log = RunLog(None if folder is None else folder / "runs.jsonl", process)
     middle, asked = middle_settings(learning_rate), search_arguments or {}
     bench = Bench(task, folds, seed, learning_rate, middle, log, folder, asked, team, args, on_run)
-    points, trials, runs = design(num_trials), {}, {}
+    trials, runs = dict[str, Trials](), dict[str, list[dict[str, Any]]]()
     with _sharing(team):
         for name in wanted:
             chosen = bench.chosen[name] = _chosen(METHODS[name], bench)
-            settings = [chosen.method.settings(point, learning_rate) for point in points]
-            trials[name] = bench.score([chosen.method], settings, folds[:tuning_folds])[0]
-            seeds = range(seed, seed + num_seeds)
-            runs[name] = bench.run([Run(chosen.method, trials[name].best, one) for one in seeds])
+            tuned = bench.tune(chosen.method, num_trials, num_refinements, folds[:tuning_folds])
+            trials[name], runs[name] = bench.final(tuned, range(seed, seed + num_seeds))
             if say is not None:
                 mean, count = sum(run["score"] for run in runs[name]) / num_seeds, runs[name][0]["num_examples"]
                 say(f"{name}: {task.metric} {mean:.4f} on {count:,} test rows. {chosen.words}".rstrip())
@@ -163,7 +167,12 @@ def compare(
     for row, name in zip(rows, wanted, strict=True):
         choice = bench.chosen[name]
         row["method"] = name
-        row["choosing"] = {"trainings": choice.trainings, "seconds": choice.seconds, "words": choice.words}
+        row["choosing"] = {
+            "trainings": choice.trainings,
+            "fine_tunes": choice.fine_tunes,
+            "seconds": choice.seconds,
+            "words": choice.words,
+        }
     found = Comparison(rows, trials, runs)
     add_differences(rows, runs, found.ours)
     if folder is not None and process == 0:

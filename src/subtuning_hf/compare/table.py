@@ -20,11 +20,13 @@ def method_rows(results: Sequence[tuple[Trials, list[dict[str, Any]]]]) -> list[
 
     Returns: `list[dict]`: JSON: `method`, `blocks`, `mean`, `spread` (sample standard deviation over seeds, `None`
     for one), `scores`, `cv_mean`, `settings` and `learning_rate` (`None` where a method has none),
-    `trainable_parameters`, `adapter_bytes`, `peak_mb`, `seconds` (of one final training, mean), `tuning_seconds`.
+    `trainable_parameters` and `adapter_bytes` (means, should seeds differ), `peak_mb` and `seconds` (of one final
+    training, medians), `tuning_seconds`.
     """
     rows = []
     for trials, runs in results:
         scores = [run["score"] for run in runs]
+        sizes = [run["adapter_bytes"] for run in runs if run.get("adapter_bytes") is not None]
         peaks = [run["peak_mb"] for run in runs if run.get("peak_mb") is not None]
         rows.append(
             {
@@ -38,10 +40,10 @@ def method_rows(results: Sequence[tuple[Trials, list[dict[str, Any]]]]) -> list[
                 "settings": trials.best,
                 "learning_rate": trials.best.get("learning_rate"),
                 "learning_rate_at_edge": trials.at_edge,
-                "trainable_parameters": runs[0]["trainable_parameters"],
-                "adapter_bytes": runs[0].get("adapter_bytes"),
+                "trainable_parameters": round(statistics.fmean(run["trainable_parameters"] for run in runs)),
+                "adapter_bytes": round(statistics.fmean(sizes)) if sizes else None,
                 "peak_mb": statistics.median(peaks) if peaks else None,
-                "seconds": statistics.fmean(run["seconds"] for run in runs),
+                "seconds": statistics.median(run["seconds"] for run in runs),
                 "tuning_seconds": trials.seconds,
             }
         )
@@ -103,19 +105,19 @@ def comparison_table(rows: Sequence[dict[str, Any]], ours: str = "SubTuning") ->
                 "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MiB",
                 f"{row['seconds']:.1f}",
                 f"{row['tuning_seconds']:.0f}",
-                "" if not choosing or not choosing["trainings"] else f"{choosing['seconds']:.0f}",
+                "" if not choosing or not choosing["seconds"] else f"{choosing['seconds']:.0f}",
                 format_settings(row["settings"]) + ("*" if row["learning_rate_at_edge"] else ""),
             ]
         )
     lines = aligned(cells, left=(0, len(cells[0]) - 1))
     if any(row["learning_rate_at_edge"] for row in rows):
         lines.append("* the lowest or highest learning rate that was tried; a wider range might do better")
+    if any(row["against"]["over_rows"] is None for row in rows if row.get("against")):
+        lines.append("differences count seeds alone, since the score is not the share of right rows")
     return "\n".join(lines)
 
 
-def add_differences(
-    rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]], ours: str = "SubTuning"
-) -> None:
+def add_differences(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]], ours: str = "SubTuning") -> None:
     """
     Hold every method against ours, in place.
 
@@ -133,6 +135,7 @@ def add_differences(
                 "error": found.error,
                 "over_seeds": found.over_seeds,
                 "over_rows": found.over_rows,
+                "margin": found.margin,
                 "outcome": found.outcome,
             }
 

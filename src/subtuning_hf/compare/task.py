@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MetricNotFoundError, NonFiniteScoreError
+from ..errors import ArgumentsError, MetricNotFoundError, NonFiniteScoreError
 from ..training.fingerprint import fingerprint_dataset, fingerprint_tensors, fingerprint_value
 from ..training.identity import fingerprint_code
 
@@ -53,6 +53,11 @@ class Task:
     eval_transform: Callable | None = None
     data_collator: Callable | None = None
     _identity: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.metric.removeprefix("eval_") == "loss":
+            raise ArgumentsError("`metric` is 'loss', of which less is better. Name one of which more is, such as a "
+                                 "negative loss that compute_metrics returns.")  # fmt: skip
 
     @property
     def identity(self) -> str:

@@ -17,7 +17,12 @@ _STEPS = 100
 
 
 def fit_head(
-    features: Tensor, labels: Tensor, num_classes: int, ridge: float | None = RIDGE, seed: int = 0
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ridge: float | None = RIDGE,
+    seed: int = 0,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
     Softmax regression with a ridge penalty: mean cross-entropy + ridge / 2 x squared weights.
@@ -29,15 +34,20 @@ def fit_head(
         ridge (`float`, *optional*, defaults to 0.01):
             Strength of the penalty, for features of variance 1; `None` chooses it among `RIDGES` by rows held apart.
         seed (`int`, *optional*): Of that choice.
+        start (`tuple[torch.Tensor, torch.Tensor]`, *optional*): Weight and bias of a head, the distance from which is
+            penalised; by default that from zero.
 
     Returns: `tuple[torch.Tensor, torch.Tensor]`: weight of shape `(num_classes, dim)` and bias of shape
     `(num_classes,)`, in float32.
     """
     x, mean, scale = _standardised(features)
+    said: Tensor | float = 0.0
+    if start is not None:
+        said = features.detach().float() @ start[0].T + start[1]
     if ridge is None:
-        ridge = _best_ridge(x, labels, num_classes, seed)
-    weight, bias = _softmax_regression(x, labels, num_classes, ridge)
-    return _on_raw_features(weight, bias, mean, scale)
+        ridge = _best_ridge(x, labels, num_classes, seed, said)
+    weight, bias = _on_raw_features(*_softmax_regression(x, labels, num_classes, ridge, said), mean, scale)
+    return (weight, bias) if start is None else (start[0] + weight, start[1] + bias)
 
 
 def fit_linear(features: Tensor, targets: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
@@ -82,7 +92,10 @@ def _on_raw_features(weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) 
     return weight, bias - weight @ mean
 
 
-def _softmax_regression(x: Tensor, labels: Tensor, num_classes: int, ridge: float) -> tuple[Tensor, Tensor]:
+def _softmax_regression(
+    x: Tensor, labels: Tensor, num_classes: int, ridge: float, said: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of what is added to the logits that another head `said`."""
     weight = torch.zeros(num_classes, x.shape[1], device=x.device, requires_grad=True)
     bias = torch.zeros(num_classes, device=x.device, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -91,7 +104,8 @@ def _softmax_regression(x: Tensor, labels: Tensor, num_classes: int, ridge: floa
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(x @ weight.T + bias, labels) + ridge / 2 * weight.pow(2).sum()
+        logits = x @ weight.T + bias + said
+        value = torch.nn.functional.cross_entropy(logits, labels) + ridge / 2 * weight.pow(2).sum()
         value.backward()
         return value
 
@@ -100,14 +114,15 @@ def _softmax_regression(x: Tensor, labels: Tensor, num_classes: int, ridge: floa
     return weight.detach(), bias.detach()
 
 
-def _best_ridge(x: Tensor, labels: Tensor, num_classes: int, seed: int) -> float:
+def _best_ridge(x: Tensor, labels: Tensor, num_classes: int, seed: int, said: Tensor | float = 0.0) -> float:
     """By the loss on a quarter of the rows."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, rest = order[: len(x) // 4], order[len(x) // 4 :]
     if len(held) == 0:
         return RIDGE
     losses = {}
+    said_rest, said_held = (said[rest], said[held]) if isinstance(said, Tensor) else (said, said)
     for ridge in RIDGES:
-        weight, bias = _softmax_regression(x[rest], labels[rest], num_classes, ridge)
-        losses[ridge] = float(torch.nn.functional.cross_entropy(x[held] @ weight.T + bias, labels[held]))
+        weight, bias = _softmax_regression(x[rest], labels[rest], num_classes, ridge, said_rest)
+        losses[ridge] = float(torch.nn.functional.cross_entropy(x[held] @ weight.T + bias + said_held, labels[held]))
     return min(losses, key=lambda ridge: (losses[ridge], -ridge))
