@@ -36,11 +36,12 @@ CHOOSING = (
         "The default search against the exact one",
         "../../docs/proxies.md",
         f"python benchmarks/proxies/choose.py --bench BENCH {_OUT}/proxies",
-        "Both selections trained on all rows with the same five seeds. The exact one is a single block but for "
-        "`contrast-300`, `trec6-200` and `digits-300`. The rules of the default search (two rounds; what is no more "
+        "Both selections trained on all rows with the same five seeds, over which ± is the standard error. The greedy "
+        "search was run on `contrast-300`, `trec6-200` and `digits-300` only; elsewhere `exact` is the best single "
+        "block. The rules of the default search (two rounds; what is no more "
         "than two standard errors behind the best is tuned with it) were found on these settings, so they may be "
-        "flattered; all methods that choose cheaply are on [a page of their own](proxies.md). Predictions alone "
-        "never choose the head alone: that rule was added after a comparison with 100 rows above.",
+        "flattered; all methods that choose cheaply are on [a page of their own](proxies.md). Predictions by "
+        "themselves never choose the bare head: that rule was added after a comparison with 100 rows above.",
         "The search that predicts, against the exact one",
     ),
     Study(
@@ -92,29 +93,32 @@ STUDIES = (
         "vtab/comparisons.md",
         f"python benchmarks/comparisons.py --settings vtab-cifar100 --folds 5 --bench BENCH {_OUT}/vtab",
         "CIFAR-100 and a ResNet-20 of CIFAR-10: trials of hyperparameters learn from 800 rows and are scored by "
-        "200, blocks "
-        "are chosen on folds of the 1,000, and what was chosen is trained on these with new seeds.",
+        "200, blocks are chosen on folds of the 1,000, and what was chosen is trained on these with five seeds.",
     ),
     Study(
         "Active learning",
         "active/active.md",
         f"python benchmarks/active.py --bench BENCH {_OUT}/active",
-        "The model starts anew from its pretrained weights in each round; test rows are only scored. One block "
-        "was chosen on the first 100 rows, by the default search as it was before it joined ties.",
+        "ResNet-20 of CIFAR-10 on 20 classes of CIFAR-100, mean ± standard deviation over seeds that draw pool and "
+        "first rows. The model starts anew from its pretrained weights in each round; test rows are only scored. "
+        "Blocks and hyperparameters are chosen on the first 100 rows and kept. Coreset and BADGE were run for "
+        "SubTuning alone.",
         picture="active.png",
     ),
     Study(
         "Siamese SubTuning and re-initialised blocks",
         "siamese/siamese.md",
         f"python benchmarks/siamese.py --bench BENCH {_OUT}/siamese",
-        "The best single block tuned plainly, with the frozen features beside the tuned ones, and from random weights.",
+        "The best single block tuned plainly, with the frozen features beside the tuned ones, and from random weights. "
+        "Differences with their standard error and its two parts (seeds, test rows).",
         picture="siamese.png",
     ),
     Study(
         "Channel pruning of tuned blocks",
         "pruned/pruned.md",
         f"python benchmarks/pruned.py --bench BENCH {_OUT}/pruned",
-        "Channels inside the tuned blocks removed before tuning.",
+        "Channels inside the tuned blocks removed before tuning; `less` is the difference to the same blocks whole, "
+        "with its standard deviation over seeds.",
         picture="pruned.png",
     ),
     Study(
@@ -192,8 +196,10 @@ TASKS = (
     ),
 )
 UNKNOWN = (
+    "- Other draws of training rows: most studies have one draw each, the comparisons too.",
     "- GPUs: no speed was measured on one, and launches on several were not run.",
-    "- Large models: nothing here has more than 110 million parameters, and what was trained more than 23.",
+    "- Large models: no model here has more than 110 million parameters, and none that was trained more than 23 "
+    "million.",
     "- The recipes that follow published settings were not run; each says so (`measured: false`).",
     "- Other searches: [many processes](../benchmarks/results/simulation/results.md) are simulated with the "
     "scheduling "

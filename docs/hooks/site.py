@@ -34,6 +34,9 @@ OUTSIDE = (
 )
 _LEAVES = re.compile(r"(\]\()\.\./((?:\.\./)*(?:benchmarks|recipes|accelerate_configs|notebooks)/)")
 
+# The site shows notebooks as pages.
+_NOTEBOOK = re.compile(r"(\]\((?:\.\./)*notebooks/\w+)\.ipynb(?=\))")
+
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the files that are linked, and the notebook as a page."""
@@ -49,7 +52,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what is generated, and let links that leave docs/ find their files."""
     markdown = re.sub(r"<!-- api: ([\w.]+) -->", lambda found: api_entries(found[1]), markdown)
     markdown = markdown.replace("<!-- commands -->", commands())
-    return _LEAVES.sub(r"\1\2", markdown)
+    return _NOTEBOOK.sub(r"\1.md", _LEAVES.sub(r"\1\2", markdown))
 
 
 def api_entries(module: str) -> str:

@@ -474,7 +474,7 @@ def test_the_reason_says_that_the_head_was_predicted_better():
     made = (predicted("", 1.0), predicted("a", 0.5), predicted("b", 0.25))
     run = ProposalRun(KERNEL, made, (pick("a"),), (), 1.0, fine_tunes=0.5, planned=0.5, seconds=2.0)
     assert confirm(run, []).reason == (
-        "a is predicted best by kernel of what tunes a block, though behind tuning none; the budget left no room to "
+        "a is predicted best by kernel, although the head alone is predicted better still; the budget left no room to "
         "train others. Predictions cannot tell that no block is worth it; strategy='exact' can."
     )
     run = replace(run, shortlist=(pick("a"), pick("")), folds=(0,))
@@ -482,7 +482,7 @@ def test_the_reason_says_that_the_head_was_predicted_better():
     assert state.selection == pick("") and "head only was best of the 2" in state.reason
     state = confirm(run, trained(run, {"a": (0.9,), "": (0.1,)}))
     assert state.selection == pick("a") and state.reason == (
-        "a is predicted best by kernel of what tunes a block, though behind tuning none, and was no worse than the "
+        "a is predicted best by kernel, although the head alone is predicted better still, and was no worse than the "
         "other one when trained."
     )
 

@@ -415,7 +415,7 @@ def test_the_head_alone_is_chosen_by_trainings_only(tmp_path, monkeypatch):
     result = make_trainer(tmp_path / "short", args={**KERNEL, "max_blocks": 1, "search_budget": 1e-6}).search()
     assert len(result.blocks) == 1 and result.cost.num_evaluations == 0
     assert (
-        "predicted best by kernel of what tunes a block, though behind tuning none; the budget left no room"
+        "predicted best by kernel, although the head alone is predicted better still; the budget left no room"
         in result.reason
     )
 

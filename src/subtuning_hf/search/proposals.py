@@ -229,7 +229,7 @@ def _decide(run: ProposalRun, used: Sequence[Evaluation]) -> Decision:
     none, itself = run.predicted(Candidate()), run.predicted(first)
     none_is_better = none is not None and itself is not None and none.score > itself.score
     if none_is_better and first.blocks:
-        predicted = f"{predicted} of what tunes a block, though behind tuning none"
+        predicted = f"{predicted}, although the head alone is predicted better still"
     if not run.units:
         reason = f"{predicted}; the budget left no room to train others."
         if none_is_better and first.blocks:
