@@ -254,6 +254,16 @@ def test_the_verdict_names_whoever_is_ahead(scores, words):
     assert words in verdict(rows)
 
 
+def test_the_verdict_knows_paired_differences():
+    rows = [row("FT", 0.71, parameters=100), row("SubTuning", 0.70, parameters=20)]
+    rows[0]["against"] = {"method": "SubTuning", "margin": 0.004}
+    assert "FT wins: 1.0 points above SubTuning (with 20 % of FT's parameters; half of the 95 % interval: 0.4)" in (
+        verdict(rows)
+    )
+    rows[0]["against"] = {"method": "SubTuning", "margin": None}
+    assert "2 standard errors" in verdict(rows)
+
+
 def test_the_table(task):
     table = method_table([row("LP", 0.512), row("FT", 0.75, parameters=1000)])
     assert "51.2 ± 1.0 %" in table and "1,000" in table and "0.01*" in table and "* the lowest or highest" in table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -169,8 +170,9 @@ def verdict(rows: Sequence[dict[str, Any]], ours: str = "SubTuning") -> str:
     """
     One plain sentence: who is ahead on the test set, and whether the difference means anything.
 
-    The yardstick is the sampling error of the test set and the spread over seeds together; the same test rows are
-    used by all methods, so this is on the careful side.
+    The yardstick is the interval of the paired difference, where rows have it ([`add_differences`]). Else it is two
+    standard errors, of the sampling of the test set and the spread over seeds together, for scores that are shares of
+    right rows; the same test rows are used by all methods, so this is on the careful side.
 
     Args:
         rows (`Sequence[dict]`): From [`method_rows`].
@@ -179,17 +181,27 @@ def verdict(rows: Sequence[dict[str, Any]], ours: str = "SubTuning") -> str:
     own = next(row for row in rows if row["method"] == ours)
     rival = max((row for row in rows if row["method"] != ours), key=lambda row: row["mean"])
     gap = 100 * (own["mean"] - rival["mean"])
-    noise = 100 * sum(_error(row) ** 2 for row in (own, rival)) ** 0.5
+    margin, name = _margin(own, rival)
+    noise = f"{name}: {100 * margin:.1f}"
     all_parameters = max(row["trainable_parameters"] for row in rows)
     share = f"with {100 * own['trainable_parameters'] / all_parameters:.0f} % of FT's parameters"
-    if abs(gap) <= 2 * noise:
+    if abs(gap) <= 100 * margin:
         return (
             f"No clear winner: {ours} ({share}) is {abs(gap):.1f} points {'above' if gap >= 0 else 'below'} "
-            f"{rival['method']}, within the noise (2 standard errors: {2 * noise:.1f})."
+            f"{rival['method']}, within the noise ({noise})."
         )
     if gap > 0:
-        return f"{ours} wins: {gap:.1f} points above {rival['method']}, {share} (2 standard errors: {2 * noise:.1f})."
-    return f"{rival['method']} wins: {-gap:.1f} points above {ours} ({share}; 2 standard errors: {2 * noise:.1f})."
+        return f"{ours} wins: {gap:.1f} points above {rival['method']}, {share} ({noise})."
+    return f"{rival['method']} wins: {-gap:.1f} points above {ours} ({share}; {noise})."
+
+
+def _margin(own: dict[str, Any], rival: dict[str, Any]) -> tuple[float, str]:
+    """How far apart two methods must be, and what that is."""
+    against = rival.get("against")
+    found = against.get("margin") if isinstance(against, dict) and against.get("method") == own["method"] else None
+    if isinstance(found, float) and math.isfinite(found):
+        return found, "half of the 95 % interval"
+    return 2 * sum(_error(row) ** 2 for row in (own, rival)) ** 0.5, "2 standard errors"
 
 
 def _error(row: dict[str, Any]) -> float:
