@@ -62,7 +62,7 @@ SEEN = {("contrast-300", 0), ("trec6-100", 0), ("digits-300", 0), ("noise-300", 
 SIGNS = (
     "`+` or `-`: above or below SubTuning, by the 95 % interval of the paired difference, which counts seeds and test "
     "rows (Student's t), and counts neither another draw of training rows nor that hyperparameters were chosen on few; "
-    "no sign: a tie; `=`: the same blocks. `*`: the best learning rate is still the lowest or the highest that was "
+    "no sign: a tie; `=`: the same blocks. `°`: the best learning rate is still the lowest or the highest that was "
     "tried. `†`: compared before the rule that joins ties was made, and what made us look for it."
 )
 
@@ -140,7 +140,7 @@ def overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence
             outcome = {"wins": "+", "loses": "-"}.get((row.get("against") or {}).get("outcome", ""), "")
             if method != "SubTuning" and is_same(row, by_name.get("SubTuning")):
                 outcome = "="
-            text = f"{100 * row['mean']:.1f}{outcome}{'*' if row['learning_rate_at_edge'] else ''}"
+            text = f"{100 * row['mean']:.1f}{outcome}{'°' if row['learning_rate_at_edge'] else ''}"
             cells.append(f"**{text}**" if row["mean"] == best else text)
         blocks = ", ".join(by_name["SubTuning"]["blocks"] or ["none"]) if "SubTuning" in by_name else ""
         lines.append(f"| {titled(name, seed)} | " + " | ".join(cells) + f" | {blocks} |")
