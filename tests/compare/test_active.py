@@ -254,7 +254,7 @@ def test_a_pool_may_be_used_up():
         ({"acquisitions": ["margin", "entropie"]}, "Found entropie"),
         ({"acquisitions": []}, "Found none"),
         ({"acquisitions": ["margin", "margin"]}, "different names"),
-        ({"budgets": (12, 12)}, "must be numbers of rows that rise"),
+        ({"budgets": (12, 12)}, "must be whole numbers of rows that rise"),
         ({"budgets": (12, 41)}, "at most the 40 of `task.train`. Found 12, 41"),
         ({"budgets": ()}, "Found none"),
         ({"label_column": "x"}, "one class per row in 'x'"),

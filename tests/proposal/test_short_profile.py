@@ -181,9 +181,10 @@ def test_the_meter_counts_what_runs(monkeypatch):
 def test_a_budget_for_nothing_is_refused(name):
     problem = plain_problem()
     before = state_of(problem.model)
-    with pytest.raises(ArgumentsError, match=r"at least 3 steps of \d+ rows .* full fine-tunes more are needed"):
+    with pytest.raises(ArgumentsError, match=r"at least 3 steps of \d+ rows .* leaves room for") as caught:
         TRAINED[name]().fit(problem, 0.001)
     assert state_of(problem.model) == before
+    TRAINED[name]().fit(problem, 1.05 * caught.value.needed)
 
 
 def test_batches_without_a_loss_are_refused():

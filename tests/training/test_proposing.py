@@ -130,7 +130,7 @@ def test_no_budget_is_overdrawn(strategy, budget, tmp_path):
     if strategy == "swap" and budget < 2:  # three steps of a full fine-tune are more than that
         with pytest.raises(ArgumentsError, match="at least 3 steps") as caught:
             trainer.search()
-        assert f"`search_budget` is {budget:g}, and predictions may take 50 % of it" in caught.value.__notes__[0]
+        assert f"`search_budget` is {budget:g}, of which predictions may take 50 %" in str(caught.value)
         assert read_study_or_none(tmp_path) in (None, ())
         return
     result = trainer.search()

@@ -189,7 +189,7 @@ def report(folder: Path, blocks: list[str], metrics: dict[str, float], runs: Seq
     from ..hub.results import FILE_NAME
 
     found: dict[str, Any] = {"blocks": blocks, **{k: v for k, v in metrics.items() if k.startswith("test_")}}
-    lines = [f"blocks: {', '.join(blocks) or 'none is worth it: the adapter is a head alone'}"]
+    lines = [f"blocks: {', '.join(blocks) or 'none, the adapter is a head alone'}"]
     lines += [
         f"{key}: {value:.4f}"
         for key, value in found.items()
@@ -207,7 +207,8 @@ def repeats_lines(runs: Sequence[Any]) -> list[str]:
     from ..search.finals import summarise
 
     return [
-        f"{score.metric} over {score.num_runs} seeds: {score.mean:.4f} ± {score.spread or math.nan:.4f}"
+        f"{score.metric} over {score.num_runs} seeds: {score.mean:.4f} ± "
+        f"{math.nan if score.spread is None else score.spread:.4f}"
         for score in summarise(runs)
         if not score.metric.endswith(_TIMING)
     ]

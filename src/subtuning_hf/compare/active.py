@@ -31,7 +31,7 @@ from .harness import Bench
 from .log import RunLog
 from .method import Settings, format_settings
 from .partial import Selection
-from .study import METHODS, check_methods
+from .study import METHODS, check_methods, check_rate
 from .task import Task
 from .training import TrainedMethod
 
@@ -124,6 +124,7 @@ def active_learning(
             model without one score per class.
         [`NonFiniteScoreError`]: If a training diverges.
     """
+    check_rate(learning_rate)
     names = _checked(task, methods, acquisitions, budgets, label_column)
     order = list(range(len(task.train)))
     random.Random(f"first rows {seed}").shuffle(order)
@@ -247,9 +248,10 @@ def _checked(
         found = ", ".join(wrong or acquisitions) or "none"
         raise ArgumentsError(f"`acquisitions` must be different names among {', '.join(ACQUISITIONS)}. Found {found}.")
     rising = all(low < high for low, high in zip((0, *budgets), budgets, strict=False))
+    rising = rising and all(isinstance(budget, int) for budget in budgets)
     if not budgets or not rising or budgets[-1] > len(task.train):
         raise ArgumentsError(
-            f"`budgets` must be numbers of rows that rise up to at most the {len(task.train)} of `task.train`. "
+            f"`budgets` must be whole numbers of rows that rise up to at most the {len(task.train)} of `task.train`. "
             f"Found {', '.join(map(str, budgets)) or 'none'}."
         )
     if class_labels(read_labels(task.train, label_column)) is None:

@@ -8,6 +8,7 @@ method works.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def compare(
     num_folds: int = 3,
     tuning_folds: int = 1,
     seed: int = 0,
-    label_column: str = "label",
+    label_column: str | None = None,
     output_dir: str | Path | None = None,
     search_arguments: dict[str, Any] | None = None,
     on_run: Callable[[], None] | None = None,
@@ -129,7 +130,7 @@ def compare(
         num_folds (`int`, *optional*, defaults to 3): Folds of the training rows.
         tuning_folds (`int`, *optional*, defaults to 1): The first so many of them score trials; choosing uses all.
         seed (`int`, *optional*): Of folds, choosing and trials, and the first of the final seeds.
-        label_column (`str`, *optional*, defaults to `"label"`): What folds are stratified by.
+        label_column (`str`, *optional*): What folds are stratified by; by default "label", "labels" or "label_ids".
         output_dir (`str` or `Path`, *optional*): Finished runs are kept there, and found there again.
         search_arguments (`dict`, *optional*): Further [`GreedySubTuningArguments`] of searches.
         on_run (`Callable`, *optional*): Called after each training that is not a search's.
@@ -144,6 +145,7 @@ def compare(
     for name, (value, least) in (numbers | {"num_folds": (num_folds, 2)}).items():
         if value < least:
             raise ArgumentsError(f"`{name}` must be at least {least}, found {value}.")
+    check_rate(learning_rate)
     if not 1 <= tuning_folds <= num_folds:
         raise ArgumentsError(f"`tuning_folds` must lie between 1 and num_folds={num_folds}, found {tuning_folds}.")
     labels = class_labels(read_labels(task.train, label_column))
@@ -196,6 +198,12 @@ def _sharing(team: Any) -> Iterator[None]:
         raise
     finally:
         team.end()
+
+
+def check_rate(learning_rate: float) -> None:
+    """Raises: [`ArgumentsError`]: For a rate that is not above 0."""
+    if not (isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf):
+        raise ArgumentsError(f"`learning_rate` must be a number above 0, found {learning_rate!r}.")
 
 
 def check_methods(names: Sequence[str]) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
 
 from ..errors import ArgumentsError, MetricNotFoundError, NonFiniteScoreError
 from ..training.fingerprint import fingerprint_dataset, fingerprint_tensors, fingerprint_value
@@ -58,6 +61,16 @@ class Task:
         if self.metric.removeprefix("eval_") == "loss":
             raise ArgumentsError("`metric` is 'loss', of which less is better. Name one of which more is, such as a "
                                  "negative loss that compute_metrics returns.")  # fmt: skip
+        _check_arguments(self.arguments)
+        for name, rows in (("train", self.train), ("test", self.test)):
+            if not (hasattr(rows, "select") and hasattr(rows, "with_transform") and hasattr(rows, "__len__")):
+                raise ArgumentsError(f"`{name}` must be a datasets.Dataset, found {type(rows).__name__}. Make one with "
+                                     "datasets.Dataset.from_dict or from_list.")  # fmt: skip
+            if not len(rows):
+                raise ArgumentsError(f"`{name}` has no rows.")
+        if getattr(self.model, "peft_config", None) or getattr(self.model, "_hf_peft_config_loaded", False):
+            raise ArgumentsError("`model` holds adapters, which would be part of every method. Pass the plain model: "
+                                 "`unload()` takes them out, `merge_and_unload()` keeps what they learned.")
 
     @property
     def identity(self) -> str:
@@ -91,6 +104,19 @@ class Task:
         if not math.isfinite(metrics[key]):
             raise NonFiniteScoreError(f"{method} scored {metrics[key]} with {settings}. Try lower learning rates.")
         return metrics[key]
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    known = {field.name for field in fields(TrainingArguments) if field.init}
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ArgumentsError(f"`arguments` must be fields of TrainingArguments, found '{unknown[0]}'.{hint}")
+    ours = [name for name in ("output_dir", "seed", "learning_rate") if name in arguments]
+    if ours:
+        raise ArgumentsError(f"`arguments` holds '{ours[0]}', which each run of a comparison sets for itself. Leave it "
+                             "out; the rate is an argument of compare().")  # fmt: skip
 
 
 def _identity_of(task: Task) -> str:

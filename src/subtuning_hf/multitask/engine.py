@@ -6,6 +6,7 @@ Knows forks, plans and what was learned of the model; does not know where adapte
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,8 @@ class Engine:
                     failure = error
         for task, rows in requests.items():
             if task not in answers:  # an error in the inputs themselves shows here, as it does without this package
-                chosen, model = rows_of(inputs, size, rows), now.models[task].model
+                own = with_own_past(inputs, size, rows, alone=len(requests) == 1)
+                chosen, model = rows_of(own, size, rows), now.models[task].model
                 answers[task] = model(**(chosen if inner else without_cache(model, chosen)))
         if failure is not None:
             self._gave_up(now, kind, failure)
@@ -311,6 +313,27 @@ class Engine:
         if message not in self._said:
             self._said.add(message)
             logger.warning(message)
+
+
+def with_own_past(inputs: Inputs, size: int, rows: Sequence[int], alone: bool) -> Inputs:
+    """
+    Inputs with keys and values that the model may add to: each of several tasks goes on from the same past.
+
+    Raises: [`MultiTaskError`]: Where some rows are asked for of a cache that cannot be cut.
+    """
+    past: Any = inputs.get("past_key_values")
+    whole = tuple(rows) == tuple(range(size))
+    if past is None or isinstance(past, tuple) or (alone and whole):
+        return inputs
+    past = copy.deepcopy(past)
+    if not whole:
+        if not hasattr(past, "batch_select_indices"):
+            raise MultiTaskError(
+                f"Some rows of `past_key_values` were asked for, but a {type(past).__name__} cannot be cut to them. "
+                "Ask for all rows, or for these without a cache."
+            )
+        past.batch_select_indices(torch.tensor(list(rows)))
+    return {**inputs, "past_key_values": past}
 
 
 def _shares(now: Tasks, requests: Requests) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import MultiTaskError
 from ..prefix.capture import without_cache
 from .learn import rows_of, split
 from .plan import Plan
@@ -41,10 +43,23 @@ class FixedTasks(nn.Module):
             inputs: As the base model takes them, with as many rows as planned.
 
         Returns: `dict[str, Any]`: By task, what the adapter returns alone.
+        Raises: [`MultiTaskError`]: For another number of rows.
         """
+        found = () if torch.compiler.is_compiling() else sizes_of(inputs)
+        if found and self.size not in found:
+            raise MultiTaskError(
+                f"These tasks were fixed for batches of {self.size} rows, found {' or '.join(map(str, found))}. Make "
+                "others with fixed(), or fill the batch up."
+            )
         fed = without_cache(self.stack, rows_of(inputs, self.size, self.plan.fed))
         answers = split(self.stack(**fed), self.plan, self.output)
         return {task: narrowed(answer, self.widths.get(task, ())) for task, answer in answers.items()}
+
+
+def sizes_of(inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The first dimensions of the tensors in a batch."""
+    tensors = [leaf for leaf in pytree.tree_leaves(dict(inputs)) if isinstance(leaf, Tensor) and leaf.ndim]
+    return tuple(dict.fromkeys(tensor.shape[0] for tensor in tensors))
 
 
 def narrowed(answer: Any, widths: Sequence[tuple[int, int, int]]) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import ArgumentsError
 from ..search.folds import Fold
 
 Batch = Mapping[str, Any]
@@ -169,6 +170,39 @@ class Prediction(ABC):
 
         Returns: [`Estimate`]
         """
+
+
+class BudgetTooSmall(ArgumentsError):
+    """
+    A budget that does not pay for the fewest steps.
+
+    Args:
+        text (`str`): The message.
+        missing (`float`): What training lacks, in full fine-tunes.
+
+    Attributes:
+        needed (`float`): About what [`Proposal.fit`] would have to be given.
+    """
+
+    def __init__(self, text: str, missing: float) -> None:
+        super().__init__(text)
+        self.missing, self.needed = missing, math.inf
+
+
+@contextmanager
+def asking(budget: float, share: float) -> Iterator[None]:
+    """
+    Let an error about a budget say which one would do.
+
+    Args:
+        budget (`float`): What was given, in full fine-tunes.
+        share (`float`): Which part of more of it would go to training.
+    """
+    try:
+        yield
+    except BudgetTooSmall as error:
+        error.needed = budget + error.missing / share
+        raise
 
 
 class Proposal(ABC):

@@ -150,6 +150,16 @@ def logits_of(output: Any) -> Any:
     return output[0]
 
 
+def predicts_numbers(model: nn.Module) -> bool:
+    """
+    Whether labels of a model are numbers even where they are whole, such as ratings: by `problem_type` of its
+    configuration, or one output, as transformers decides it.
+    """
+    config = getattr(model, "config", None)
+    problem = getattr(config, "problem_type", None)
+    return problem == "regression" or (problem is None and getattr(config, "num_labels", None) == 1)
+
+
 def _loss(logits: Any, labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         return nn.functional.mse_loss(logits.float().reshape(labels.shape), labels.float())

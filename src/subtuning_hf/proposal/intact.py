@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Batch, Problem
+from .copies import predicts_numbers
 
 _TREE = ("_modules", "_parameters", "_buffers")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
@@ -149,6 +150,7 @@ def labels_at(problem: Problem, rows: Rows) -> Tensor | None:
     found = [problem.labels[row] for row in rows.numbers]
     if any(isinstance(value, str) or hasattr(value, "__len__") for value in found):
         return None
-    if all(float(value).is_integer() for value in found) and not any(isinstance(value, float) for value in found):
+    whole = all(float(value).is_integer() for value in found) and not any(isinstance(value, float) for value in found)
+    if whole and not predicts_numbers(problem.model):
         return torch.tensor([int(value) for value in found])
     return torch.tensor([float(value) for value in found], dtype=torch.float32)

@@ -51,9 +51,10 @@ class Reading:
         return sum(a * b for a, b in zip(self.losses, self.sizes, strict=True)) / sum(self.sizes)
 
     def whole(self, name: str) -> Tensor | None:
-        """`logits`, `vectors` or `labels` of all rows, `None` where a batch lacks them."""
+        """`logits`, `vectors` or `labels` of all rows; `None` where a batch lacks them, or has as many as rows."""
         parts = getattr(self, name)
-        return torch.cat(parts) if len(parts) == len(self.sizes) else None
+        alike = len({part.shape[1:] for part in parts}) == 1  # contrastive logits are as wide as their batch
+        return torch.cat(parts) if alike and len(parts) == len(self.sizes) else None
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _take(reading: Reading, problem: Problem, batch: Batch, rows: int) -> None:
         vectors = features.of(output)
     reading.sizes.append(rows)
     reading.losses.append(math.nan if loss is None else float(loss))
-    logits, labels = logits_of(output), plain_labels(batch, rows)
+    logits, labels = logits_of(output), plain_labels(problem.model, batch, rows)
     if vectors is not None:
         reading.vectors.append(vectors.float())
     if isinstance(logits, Tensor) and logits.ndim == 2:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..search.folds import Fold
-from .base import Estimate, Prediction, Problem, Proposal
+from .base import Estimate, Prediction, Problem, Proposal, asking
 from .chance import own_chance
 from .copies import Copies
 from .intact import intact
@@ -61,12 +61,13 @@ class SharedTraining(Proposal):
             budget (`float`): In full fine-tunes.
 
         Returns: [`Prediction`]: scores selections of several blocks by forward passes when asked, within the budget.
-        Raises: [`ArgumentsError`]: If the budget does not pay three steps.
+        Raises: [`BudgetTooSmall`]: If the budget does not pay three steps.
         """
         meter, fold = problem.meter, problem.folds[0]
         end = meter.units + budget * meter.fine_tune
         generator = torch.Generator().manual_seed(problem.seed)
-        with meter.timed(), intact(problem.model, problem.seed), own_chance(problem.seed):
+        more = asking(budget, self.training_share)
+        with meter.timed(), intact(problem.model, problem.seed), own_chance(problem.seed), more:
             copies = Copies(problem.model, (*problem.blocks, *problem.head))
             with copies.installed():
                 trained = SideBySide(problem, fold, copies, shared_head=True)

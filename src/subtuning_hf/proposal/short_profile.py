@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..errors import ArgumentsError
-from .base import Estimate, Prediction, Problem, Proposal
+from .base import BudgetTooSmall, Estimate, Prediction, Problem, Proposal, asking
 from .chance import own_chance
 from .copies import Copies
 from .intact import intact
@@ -69,13 +68,15 @@ class ShortProfileProposal(Proposal):
             budget (`float`): In full fine-tunes; nearly all of it is spent.
 
         Returns: [`Prediction`]: answers without any further cost.
-        Raises: [`ArgumentsError`]: If the budget does not pay three steps for each block.
+        Raises: [`BudgetTooSmall`]: If the budget does not pay three steps for each block.
         """
         everything = [(), *((name,) for name in problem.blocks)]
         twice = 1 < self.finalists < len(problem.blocks) and len(problem.folds) > 1
         end = problem.meter.units + budget * problem.meter.fine_tune
-        with problem.meter.timed(), intact(problem.model, problem.seed):
-            first = self._round(problem, 0, everything, budget * (_FIRST_ROUND if twice else 1.0))
+        part = _FIRST_ROUND if twice else 1.0
+        share = part * (1 - _VALIDATION_SHARE)
+        with problem.meter.timed(), intact(problem.model, problem.seed), asking(budget, share):
+            first = self._round(problem, 0, everything, budget * part)
             if not twice:
                 return ShortProfile(scores_of(first), losses_of(first))
             ranked = sorted(everything[1:], key=lambda one: -first[one].score)[: self.finalists]
@@ -168,7 +169,7 @@ def steps_for(
         small_batches (`bool`, *optional*, defaults to `True`): Whether batches may be smaller than in a full training.
 
     Returns: `tuple[int, int]`: rows of a batch, and number of batches.
-    Raises: [`ArgumentsError`]: If that gives fewer than three.
+    Raises: [`BudgetTooSmall`]: If that gives fewer than three.
     """
     problem, price = trained.problem, trained.units(selections)
     rows = max(units, 0.0) / price
@@ -178,9 +179,9 @@ def steps_for(
     steps = int(rows / size)
     if steps < _FEWEST_STEPS:
         missing = (_FEWEST_STEPS * size * price - units) / problem.meter.fine_tune
-        raise ArgumentsError(
+        raise BudgetTooSmall(
             f"The budget must pay at least {_FEWEST_STEPS} steps of {size} rows for {len(selections)} selections, but "
-            f"leaves room for {steps}: {missing:.2g} full fine-tunes more are needed. Raise it, name fewer `blocks` to "
-            "choose from, or use strategy='exact'."
+            f"leaves room for {steps}. Raise it, name fewer `blocks` to choose from, or use strategy='exact'.",
+            missing,
         )
     return size, steps

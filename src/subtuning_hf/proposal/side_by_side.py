@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentsError
 from ..search.folds import Fold
 from .base import Batch, Problem
-from .copies import Copies, Trunk, call, trainable_copy
+from .copies import Copies, Trunk, call, predicts_numbers, trainable_copy
 from .features import Features
 
 Selection = tuple[str, ...]
@@ -134,7 +134,7 @@ class SideBySide:
                     f"A proposal trains on the model's loss, but '{type(problem.model).__name__}' gives none for "
                     f"batches with {', '.join(batch)}. Name the label column 'labels', or use strategy='exact'."
                 )
-            self._keep(head, rows, features.of(output), plain_labels(batch, len(rows)))
+            self._keep(head, rows, features.of(output), plain_labels(problem.model, batch, len(rows)))
             loss.backward()
         for module in head.modules.values():
             module.eval()
@@ -177,11 +177,12 @@ class SideBySide:
         return torch.optim.AdamW(parameters, weight_decay=self.problem.weight_decay) if parameters else None
 
 
-def plain_labels(batch: Batch, rows: int) -> Tensor | None:
+def plain_labels(model: nn.Module, batch: Batch, rows: int) -> Tensor | None:
     """
     The labels of a batch, where each row has one.
 
     Args:
+        model (`torch.nn.Module`): What learns them.
         batch (`Mapping`): As the model gets it.
         rows (`int`): Its rows.
 
@@ -190,6 +191,8 @@ def plain_labels(batch: Batch, rows: int) -> Tensor | None:
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or labels.numel() != rows:
         return None
+    if predicts_numbers(model):
+        return labels.flatten().float()
     return labels.flatten() if labels.is_floating_point() or int(labels.min()) >= 0 else None
 
 

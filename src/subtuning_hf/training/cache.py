@@ -26,8 +26,9 @@ from .arguments import GreedySubTuningArguments
 from .carrying import BLIND, LOOPS, carry_numbers, overridden, showing_epochs
 from .data import is_hf, is_random, same_value, view
 from .guard import unaltered
+from .randomness import drawing
 from .recipe import Recipe
-from .rows import NumberedRows, RowSource, RowStore, bytes_of, drawing, lightened
+from .rows import NumberedRows, RowSource, RowStore, bytes_of, lightened
 
 logger = logging.get_logger(__name__)
 FOLDER = ".prefix"
@@ -147,7 +148,7 @@ class Cache:
     def _check_collator(self) -> None:
         if not all(isinstance(row, Mapping) for row in self._some()):
             raise PrefixCacheError("Rows that are no dicts cannot carry their numbers.")
-        with drawing() as drawn:
+        with drawing(self._collate) as drawn:
             same = same_value(self._collate(self._some()), self._collate(self._some()))
         if drawn[0] or not same:
             raise PrefixCacheError("The collator is random: a row's batch is another one each time.")
@@ -281,7 +282,7 @@ def draws(rows: Any) -> bool:
 
     The latter shows augmentation that happens to rows so rarely that a few readings do not show it.
     """
-    with drawing() as drawn:
+    with drawing(rows) as drawn:
         for row in {0, len(rows) // 2, len(rows) - 1}:
             rows[row]
     return drawn[0] or is_random(rows)

@@ -57,7 +57,7 @@ def showing_epochs(trainer: Trainer) -> Iterator[None]:
         trainer ([`~transformers.Trainer`]): Whose training is still to begin.
     """
     callback = _EpochOfRows()
-    trainer.add_callback(callback)
+    trainer.callback_handler.add_callback(callback)
     try:
         yield
     finally:

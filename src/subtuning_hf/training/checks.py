@@ -43,10 +43,20 @@ def check_model(model: Any, model_init: Any) -> None:
             "`model` has 4-bit layers of bitsandbytes on a CPU: frozen ones are packed for inference there (0.50), and "
             "gradients through them are wrong, which nothing says. Load it in 8 bit or in floating point, or use a GPU."
         )
+    check_plain(model)
+
+
+def check_plain(model: Any) -> None:
+    """
+    Refuse a base that holds adapters, which may have come after the trainer was made.
+
+    Raises: [`ArgumentsError`]
+    """
     if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
         raise ArgumentsError(
-            "`model` holds adapters of its own (add_adapter or load_adapter), which would be part of every score. "
-            "Delete or merge them first."
+            "`model` holds adapters (of add_adapter, load_adapter, get_peft_model or another trainer's train()), which "
+            "would be part of every score. Take them out first: delete_adapter(), or unload() of the PeftModel, which "
+            "is `trainer.model` of the trainer that trained it; merge_and_unload() keeps what was learned."
         )
 
 

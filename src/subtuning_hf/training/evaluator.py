@@ -178,6 +178,8 @@ class Evaluator:
                 return _Outcome(metrics, loss, trained, info)
             finally:
                 model.unload()
+                if args.torch_compile:
+                    torch.compiler.reset()  # code that all candidates share has places for few graphs
                 if trainer is not None:
                     release(trainer)
 

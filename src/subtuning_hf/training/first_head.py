@@ -19,6 +19,7 @@ from transformers import Trainer
 
 from ..blocks import find_head
 from ..errors import ArgumentsError
+from ..proposal.copies import predicts_numbers
 from ..proposal.fast_head import fit_head
 from ..proposal.features import Features, output_layer
 from .arguments import GreedySubTuningArguments
@@ -42,10 +43,10 @@ def check_first_head(recipe: Recipe) -> None:
         kind = type(recipe.model).__name__
         raise ArgumentsError(f"init_head='fit' needs a head that ends in a linear layer; '{kind}' has none. {way_out}")
     labels = recipe.labels or class_labels(read_labels(recipe.train_dataset, recipe.args.label_column))
-    if labels is None or not all(isinstance(label, int) for label in labels):
+    if predicts_numbers(recipe.model) or labels is None or not all(isinstance(label, int) for label in labels):
         raise ArgumentsError(
-            "init_head='fit' needs one class per row, as a whole number; the training rows have no such labels (or "
-            f"`label_column` does not name them). {way_out}"
+            "init_head='fit' needs one class per row, as a whole number; the training rows have no such labels, the "
+            f"model learns numbers, or `label_column` does not name them. {way_out}"
         )
 
 

@@ -228,7 +228,13 @@ def check_scoring(recipe: Recipe, fold: Fold) -> None:
         try:
             next(iter(trainer.get_train_dataloader()))
             metrics = _few_or_all(recipe, trainer, fold)
-            find_metric(metrics, recipe.args)
+            score = find_metric(metrics, recipe.args)
+            if not math.isfinite(score):
+                # A correlation, say, of predictions that are all the same: training may mend it.
+                logger.warning(
+                    f"'{recipe.args.metric_for_best_model}' of the untouched model on validation rows is {score}. "
+                    "Should it be so after training too, no candidate can be scored by it: look into `compute_metrics`."
+                )
             loss = metrics.get("eval_loss", 0.0)
             if not math.isfinite(loss):
                 raise NonFiniteScoreError(

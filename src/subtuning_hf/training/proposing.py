@@ -7,9 +7,11 @@ which few selections are trained with what is left of the budget. Writes nothing
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from transformers import EvalPrediction
 from ..blocks import find_head
 from ..errors import ArgumentsError
 from ..proposal import make_proposal
-from ..proposal.base import Meter, Prediction, Problem, Proposal
+from ..proposal.base import BudgetTooSmall, Meter, Prediction, Problem, Proposal
 from ..proposal.copies import call
 from ..search.folds import Fold
 from ..search.proposals import MOST_CONFIRMED, plan_shortlist, predict_ladder, shortlist_of, with_all
@@ -106,13 +108,23 @@ def _fit(proposal: Proposal, problem: Problem, search: SearchSpec) -> Prediction
     given = allowance(proposal, search)
     try:
         return proposal.fit(problem, given)
-    except ArgumentsError as error:
+    except BudgetTooSmall as error:
         assert search.budget is not None
-        share = f"{100 * given / search.budget:.0f} % of it"
-        error.add_note(
-            f"`search_budget` is {search.budget:g}, and predictions may take {share}; the rest is for trainings."
-        )
-        raise
+        least = _least_budget(proposal, search, error.needed)
+        raise ArgumentsError(
+            f"`search_budget` is {search.budget:g}, of which predictions may take {100 * given / search.budget:.0f} %; "
+            f"about {least:g} is needed. {error}"
+        ) from error
+
+
+def _least_budget(proposal: Proposal, search: SearchSpec, needed: float) -> float:
+    """The budget of a search of which predictions may take what they need, rounded up to two digits."""
+    assert search.budget is not None
+    budget = search.budget
+    while allowance(proposal, replace(search, budget=budget)) < needed:
+        budget *= 1.01
+    digits = 1 - math.floor(math.log10(budget))
+    return math.ceil(budget * 10**digits) / 10**digits
 
 
 def _prices(

@@ -69,7 +69,7 @@ class Recipe:
     @property
     def stops_early(self) -> bool:
         """`bool`: whether one of the callbacks stops a training early."""
-        return any(issubclass(kind, EarlyStoppingCallback) for kind in map(_kind, self.callbacks))
+        return any(issubclass(kind, EarlyStoppingCallback) for kind in map(kind_of, self.callbacks))
 
     def without_callbacks(self) -> Recipe:
         """The same without the user's callbacks, for steps that are only timed."""
@@ -195,5 +195,6 @@ def check_callbacks(callbacks: Any) -> tuple[CallbackFactory, ...]:
     return tuple(callbacks)
 
 
-def _kind(make: CallbackFactory) -> type:
+def kind_of(make: CallbackFactory) -> type:
+    """The class of callbacks that a class or factory makes."""
     return make if isinstance(make, type) else type(make_callback(make))

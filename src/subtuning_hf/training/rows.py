@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..prefix import ROWS
-from .data import same_value, view
+from .data import view
 
 
 class RowSource:
@@ -88,18 +88,6 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(state)
             np.random.set_state(numbers)
-
-
-@contextmanager
-def drawing() -> Iterator[list[bool]]:
-    """Whether the block of code draws random numbers of torch, numpy or `random`; what is in the list when it ends."""
-    found: list[bool] = []
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield found
-    finally:
-        after = torch.get_rng_state(), np.random.get_state(), random.getstate()
-        found.append(not same_value(before, after))
 
 
 class RowStore:

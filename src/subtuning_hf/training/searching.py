@@ -28,9 +28,11 @@ from ..search.records import Candidate, FinalRun, SearchSpec, Unit
 from ..search.result import SearchResult
 from ..search.space import HEAD_ONLY, in_forward_order, units_of
 from .arguments import GreedySubTuningArguments
+from .checks import check_plain
 from .data import check_datasets, read_labels, view
 from .dry_run import SearchPlan, plan_search
 from .fingerprint import fingerprint_dataset
+from .following import FollowingMixin
 from .guard import Snapshot
 from .preflight import check_writable
 from .prepare import Prepared, journal_folder, prepare, search_spec
@@ -50,7 +52,7 @@ else:
 logger = logging.get_logger(__name__)
 
 
-class SearchMixin(_Base):
+class SearchMixin(FollowingMixin, _Base):
     """What `GreedySubTuningTrainer` adds to a Trainer before the final training."""
 
     args: GreedySubTuningArguments
@@ -233,6 +235,8 @@ class SearchMixin(_Base):
                     "a new trainer with the base model."
                 )
             return self._prepared
+        self._follow()
+        check_plain(self.base_model)
         check_writable(self.args.folder)
         check_whole(self.base_model)
         self._recipe.args = self.args

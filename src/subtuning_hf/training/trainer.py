@@ -22,7 +22,7 @@ from ..search.result import SearchResult
 from ..tuner import SubTuningConfig
 from .arguments import GreedySubTuningArguments
 from .cache import Cache, open_training_cache
-from .checks import check_arguments, check_callables, check_model, check_steering, warn_of_overrides
+from .checks import check_arguments, check_callables, check_model, check_plain, check_steering, warn_of_overrides
 from .data import check_datasets, view
 from .evaluator import seed_all
 from .first_head import Head, check_first_head, fitted_head, put_head
@@ -147,8 +147,9 @@ class GreedySubTuningTrainer(SearchMixin, PublishingMixin, HeadLearningRateMixin
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 callbacks=list(self._own_callbacks) or None,
-                **shared,
+                **self._recipe.trainer_kwargs,  # only what is given: not every Trainer subclass takes all
             )
+        self._take_stock()
 
     # --- the final training -----------------------------------------------------------------
     def train(  # type: ignore[override]
@@ -171,12 +172,14 @@ class GreedySubTuningTrainer(SearchMixin, PublishingMixin, HeadLearningRateMixin
 
         Returns: [`~transformers.trainer_utils.TrainOutput`]
         """
+        self._follow()
         if blocks is not None:
             chosen = self._resolve(blocks)
         else:
             chosen = list(self._chosen())
         with self._threads():
             self._unwrap()
+            check_plain(self.base_model)
             stored = open_training_cache(self._recipe, chosen, type(self))
             head = self._first_head() if self.args.init_head == "fit" else None
             self._wrap(chosen)
@@ -222,11 +225,11 @@ class GreedySubTuningTrainer(SearchMixin, PublishingMixin, HeadLearningRateMixin
         self._untouched = snapshot
         self._measured = []
         self._use(model)
-        for callback in self._own_callbacks:
-            self.remove_callback(callback)
+        handler = self.callback_handler
+        handler.callbacks = [one for one in handler.callbacks if one not in self._own_callbacks]
         self._own_callbacks = [make_callback(make) for make in self._recipe.callbacks]
         for callback in self._own_callbacks:
-            self.add_callback(callback)
+            handler.add_callback(callback)
 
     def _unwrap(self) -> None:
         if self._untouched is None:

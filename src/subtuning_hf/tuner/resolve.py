@@ -49,6 +49,9 @@ def resolve_config(model: nn.Module, config: SubTuningConfig, others: dict[str, 
 
     Raises: [`BlockSelectionError`] and its kinds, [`AdapterMismatchError`], [`ArgumentsError`].
     """
+    if not config.task_type and _ADDED_BY_PEFT & {*(config.modules_to_save or ())}:
+        # PEFT's class for the task of the first adapter names the modules of that task for every later one.
+        config.task_type = next((other.task_type for other in others.values() if other.task_type), None)
     given = given_fields(config)
     if "_given" not in config.__dict__:
         _fill_in(model, config, others)
