@@ -69,3 +69,10 @@ def test_tasks_that_cannot_run_together_are_not_fixed(tmp_path):
     model = load(toy, {f"t{n}": make_adapter(toy, tmp_path / str(n), [n], n) for n in range(2)})
     with pytest.raises(MultiTaskError, match="cannot run in one pass"):
         model.fixed(**toy.inputs(2))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_another_number_of_rows_is_refused(rows, tmp_path):
+    _, fixed, _, _ = prepared("resnet", tmp_path)
+    with pytest.raises(MultiTaskError, match=f"fixed for batches of 3 rows, found {rows}. Make others"):
+        fixed(**TOYS["resnet"].inputs(rows))

@@ -419,3 +419,29 @@ def test_bad_tasks(model, adapters):
 def test_the_check_says_how_far_answers_are_off(model, adapters):
     off = model.check(**VIT.inputs(2))
     assert off.keys() == adapters.keys() and all(0 <= value < 1e-5 for value in off.values())
+
+
+# --- caches of keys and values --------------------------------------------------------------
+def past_of(model, inputs):
+    with torch.no_grad():
+        return model(**inputs, use_cache=True).past_key_values
+
+
+def test_tasks_go_on_from_the_same_past(tmp_path):
+    toy = TOYS["gpt2"]
+    folders = make_tasks(toy, tmp_path, 3, "nested", labels=False)
+    model, inputs = load(toy, folders), {"input_ids": torch.randint(0, 20, (3, 4))}
+    base = toy.build().eval()
+    token = torch.randint(0, 20, (3, 1))
+    past = past_of(base, inputs)
+    kept = past.get_seq_length()
+    found = model(input_ids=token, past_key_values=past)
+    assert past.get_seq_length() == kept
+    some = model(input_ids=token, past_key_values=past, rows={"task 0": [0, 2], "task 2": [1]})
+    for task, folder in folders.items():
+        with torch.no_grad():
+            want = logits_of(alone(toy, folder)(input_ids=token, past_key_values=past_of(base, inputs)))
+        assert torch.allclose(logits_of(found[task]), want, atol=1e-6)
+        if task in some:
+            rows = [0, 2] if task == "task 0" else [1]
+            assert torch.allclose(logits_of(some[task]), want[rows], atol=1e-6)

@@ -205,6 +205,45 @@ def test_numbers_as_labels(fitted):
     assert all(score <= 0 for score in scores.values()) and len(set(scores.values())) > 1
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_whole_numbers_are_numbers_to_a_model_that_predicts_numbers(name):
+    """Ratings: as they are, and as floating point numbers, they give the same."""
+    found = []
+    for kind in (torch.long, torch.float32):
+        problem = toy_problem("bert", numbers=True, epochs=30.0)
+        model = problem.model
+        model.classifier = torch.nn.Linear(model.classifier.in_features, 1)
+        with torch.no_grad():
+            model.classifier.weight.fill_(0.01)
+            model.classifier.bias.zero_()
+        model.num_labels = model.config.num_labels = 1
+        ratings = torch.arange(24) % 5 - 1
+        batch = problem.train_batch
+        problem.train_batch = problem.eval_batch = lambda rows, batch=batch, kind=kind, ratings=ratings: {
+            **batch(rows), "labels": ratings[torch.tensor(list(rows))].to(kind)
+        }  # fmt: skip
+        problem.labels = ratings.to(kind).tolist()
+        found.append(singles(problem, TRAINED[name]().fit(problem, 1.0)))
+    assert found[0] == found[1] and len(set(found[0].values())) > 1
+
+
+def test_logits_as_wide_as_a_batch_are_judged_by_the_loss():
+    """As contrastive models have them: the last batch is smaller."""
+    problem = plain_problem()
+    forward = type(problem.model).forward
+
+    class Contrastive(type(problem.model)):
+        def forward(self, x, labels=None):
+            logits = forward(self, x)
+            similar = logits @ logits.T
+            return {"loss": torch.nn.functional.cross_entropy(similar, torch.arange(len(x))), "logits": similar}
+
+    problem.model.__class__ = Contrastive
+    problem.eval_batch_size = 5
+    scores = singles(problem, ShortProfileProposal().fit(problem, 1.0))
+    assert all(score < 0 for score in scores.values())
+
+
 def test_several_blocks_have_the_score_of_the_best():
     problem = plain_problem()
     prediction = ShortProfileProposal().fit(problem, 0.5)

@@ -17,7 +17,13 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from life import copies, move, run, same, wrap
-from subtuning_hf.errors import AdapterMismatchError, AdapterNameError, ArgumentsError, SubTuningError
+from subtuning_hf.errors import (
+    AdapterMismatchError,
+    AdapterNameError,
+    ArgumentsError,
+    BlockSelectionError,
+    SubTuningError,
+)
 from subtuning_hf.tuner import BlockLayer, SubTuningConfig, TaskModuleWrapper
 from toys import NUM_LABELS, TOYS
 
@@ -261,6 +267,16 @@ def test_modules_to_save_are_exact(tmp_path):
 def test_shared_head_with_a_task_type(task_type):
     with pytest.raises(ArgumentsError, match="would also train 'classifier'"):
         get_peft_model(BERT.build(), SubTuningConfig(blocks=[0], head=[], task_type=task_type))
+
+
+@pytest.mark.parametrize("task_type", [TaskType.SEQ_CLS, TaskType.TOKEN_CLS])
+def test_a_second_adapter_needs_no_task_type_of_its_own(task_type):
+    """PEFT adds names of modules of the first adapter's task to every later one."""
+    model = get_peft_model(BERT.build(), SubTuningConfig(blocks=[0], task_type=task_type))
+    model.add_adapter("second", SubTuningConfig(blocks=[1]))
+    assert model.peft_config["second"].task_type == task_type
+    with pytest.raises(BlockSelectionError, match="modules_to_save"):
+        get_peft_model(BERT.build(), SubTuningConfig(blocks=[0], modules_to_save=["score"]))
 
 
 # --- unusual bases ----------------------------------------------------------------------------------

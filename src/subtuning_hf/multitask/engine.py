@@ -33,7 +33,9 @@ logger = logging.get_logger(__name__)
 Requests = Mapping[str, tuple[int, ...]]
 Shapes = tuple[torch.Size | None, ...]
 # Asks for what is inside the model, or brings it: such a call is answered task by task.
-_INNER = ("output_hidden_states", "output_attentions", "past_key_values", "use_cache")
+# Since transformers 5.24 models call the first `cache`.
+_PAST = ("past_key_values", "cache")
+_INNER = ("output_hidden_states", "output_attentions", *_PAST, "use_cache")
 PLANS_KEPT, KINDS_KEPT = 256, 64
 _BASE = "\0base"  # no name of a task
 
@@ -321,7 +323,8 @@ def with_own_past(inputs: Inputs, size: int, rows: Sequence[int], alone: bool) -
 
     Raises: [`MultiTaskError`]: Where some rows are asked for of a cache that cannot be cut.
     """
-    past: Any = inputs.get("past_key_values")
+    name = next((name for name in _PAST if inputs.get(name) is not None), _PAST[0])
+    past: Any = inputs.get(name)
     whole = tuple(rows) == tuple(range(size))
     if past is None or isinstance(past, tuple) or (alone and whole):
         return inputs
@@ -329,11 +332,11 @@ def with_own_past(inputs: Inputs, size: int, rows: Sequence[int], alone: bool) -
     if not whole:
         if not hasattr(past, "batch_select_indices"):
             raise MultiTaskError(
-                f"Some rows of `past_key_values` were asked for, but a {type(past).__name__} cannot be cut to them. "
+                f"Some rows of `{name}` were asked for, but a {type(past).__name__} cannot be cut to them. "
                 "Ask for all rows, or for these without a cache."
             )
         past.batch_select_indices(torch.tensor(list(rows)))
-    return {**inputs, "past_key_values": past}
+    return {**inputs, name: past}
 
 
 def _shares(now: Tasks, requests: Requests) -> bool:

@@ -31,7 +31,8 @@ from .store import PrefixStore
 
 logger = logging.get_logger(__name__)
 # Arguments that ask for what is inside the model, or bring it: a call that has one runs in full.
-_INNER = ("output_hidden_states", "output_attentions", "past_key_values", "inputs_embeds", "use_cache")
+_INNER = ("output_hidden_states", "output_attentions", "past_key_values", "cache", "inputs_embeds",
+          "use_cache")  # fmt: skip
 
 
 @dataclass(frozen=True)

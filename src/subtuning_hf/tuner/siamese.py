@@ -163,11 +163,12 @@ def _before_forward(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> No
     head = next((one for one in heads if getattr(one, "takes_both", False)), None)
     if head is None:
         return
-    if kwargs.get("past_key_values") is not None:
-        raise ArgumentsError(
-            "A Siamese adapter runs two networks, which cannot share one cache of keys and values. Leave "
-            "`past_key_values` out."
-        )
+    for name in ("past_key_values", "cache"):  # its name since transformers 5.24
+        if kwargs.get(name) is not None:
+            raise ArgumentsError(
+                f"A Siamese adapter runs two networks, which cannot share one cache of keys and values. Leave `{name}` "
+                "out."
+            )
     _PASS.set(_Frozen(head))
     try:
         with torch.no_grad(), _evaluating(model):
