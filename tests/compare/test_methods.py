@@ -1,13 +1,16 @@
 """Each method trains what it says, at the rates it says; choosers see the training rows alone."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import nn
 from transformers import PretrainedConfig
 
 from compare.test_compare import WIDTH, Net, accuracy, collate, rows_of
+from subtuning_hf import SubTuningConfig
 from subtuning_hf.compare import METHODS, RunLog, Task, check_methods, compare, design, difference, tune
 from subtuning_hf.compare.choosing import contiguous, middle_settings
 from subtuning_hf.compare.closed import FittedProbe, own_head
@@ -310,10 +313,33 @@ def test_a_final_training_that_diverges_gives_way_to_the_next_best_trial(monkeyp
     }  # fmt: skip
 
 
-def test_losses_are_refused():
-    task = make_task()
-    with pytest.raises(ArgumentsError, match="less is better"):
-        Task(task.model, task.train, task.test, task.arguments, accuracy, metric="eval_loss")
+def with_adapter(model):
+    get_peft_model(model, SubTuningConfig(blocks=["layers.0"]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metric": "eval_loss"}, "less is better"),
+        ({"arguments": {"num_train_epoch": 1}}, "found 'num_train_epoch'. Did you mean 'num_train_epochs'"),
+        ({"arguments": {"learning_rate": 1e-3}}, "'learning_rate', which each run of a comparison sets for itself"),
+        ({"arguments": {"output_dir": "x"}}, "'output_dir', which"),
+        ({"test": rows_of(30, 1).select([])}, "`test` has no rows"),
+        ({"train": [{"x": [0.0] * WIDTH, "label": 0}]}, "`train` must be a datasets.Dataset, found list"),
+        ({"model": with_adapter(make_task().model)}, "holds adapters"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_task_that_no_method_could_be_given_is_refused(change, words):
+    with pytest.raises(ArgumentsError, match=words):
+        replace(make_task(), _identity=[], **change)
+
+
+@pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf"), "1e-3"])
+def test_rates_that_are_none(rate):
+    with pytest.raises(ArgumentsError, match="`learning_rate` must be a number above 0"):
+        compare(make_task(), ["LP"], learning_rate=rate)
 
 
 # --- paired differences -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -465,3 +466,13 @@ def test_two_processes_give_the_study_of_one(tmp_path):
     assert told(tmp_path / "two") == told(tmp_path / "one")
     processes = {each.info["process"] for each in read_study(tmp_path / "two" / "journal").evaluations}
     assert processes == {0, 1}
+
+
+def test_the_budget_that_an_error_names_is_enough(tmp_path):
+    args = {**ARGS, "strategy": "short-profile", "num_train_epochs": 1, "search_budget": 0.5}
+    with pytest.raises(ArgumentsError, match=r"about [\d.]+ is needed") as caught:
+        make_trainer(tmp_path / "a", args=args).search()
+    least = float(re.search(r"about ([\d.]+) is needed", str(caught.value))[1])
+    make_trainer(tmp_path / "b", args={**args, "search_budget": least}).search()
+    with pytest.raises(ArgumentsError):
+        make_trainer(tmp_path / "c", args={**args, "search_budget": 0.7 * least}).search()
