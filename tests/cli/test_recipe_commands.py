@@ -5,7 +5,9 @@ import json
 import pytest
 
 from subtuning_hf.cli.main import main
+from subtuning_hf.cli.session import repeats_lines
 from subtuning_hf.cli.train import chosen_blocks
+from subtuning_hf.search.records import Candidate, FinalRun
 
 
 def journal(tmp_path):
@@ -141,3 +143,9 @@ def test_texts_with_labels_by_name(text_recipe, tmp_path, capsys):
     assert again["test_accuracy"] == found["test_accuracy"]
     settings = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
     assert settings["text"] is True and settings["max_length"] == 8
+
+
+@pytest.mark.parametrize(("scores", "words"), [((0.5, 0.5), "0.5000 ± 0.0000"), ((0.5,), "0.5000 ± nan")])
+def test_equal_scores_have_a_spread_of_zero(scores, words):
+    runs = [FinalRun(Candidate(), seed, {"test_accuracy": score}) for seed, score in enumerate(scores)]
+    assert repeats_lines(runs) == [f"test_accuracy over {len(scores)} seeds: {words}"]
