@@ -402,3 +402,12 @@ def test_lora_and_norms_trains_norms_with_their_statistics():
     base = model.get_base_model()
     assert all(not torch.equal(layer.up[1].running_mean, torch.zeros(2 * WIDTH)) for layer in base.layers)
     assert method.key() != METHODS["LoRA"].key()
+
+
+def test_heads_learn_at_the_same_rates_in_every_method():
+    """Rates of small parameters are four times as high, and those of their heads are not."""
+    for point in design(4):
+        plain, small = (METHODS[name].settings(point, 1e-2) for name in ("FT", "LoRA"))
+        assert small["learning_rate"] == pytest.approx(4 * plain["learning_rate"], rel=1e-2)
+        heads = [one["learning_rate"] * one["head_factor"] for one in (plain, small)]
+        assert heads[0] == pytest.approx(heads[1], rel=1e-2)

@@ -92,7 +92,7 @@ class Method(ABC):
     Attributes:
         name (`str`): For tables.
         blocks (`tuple[str, ...]`, *optional*): The blocks that train, where it is some of them; `None` for all others.
-        rate_scale (`float`): Its learning rates are tried around so many times the comparison's.
+        rate_scale (`float`): Its learning rates are tried around so many times the comparison's; the head's are not.
     """
 
     name: str
@@ -117,7 +117,8 @@ class Method(ABC):
         rate = self.rate_scale * learning_rate
         return {
             "learning_rate": between(point[0], low * rate, high * rate),
-            "head_factor": between(point[1], *HEAD_RANGE),
+            # The head is the same for every method, however high the rates of the rest are.
+            "head_factor": between(point[1], *(one / self.rate_scale for one in HEAD_RANGE)),
         }
 
     @abstractmethod
