@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from transformers import TrainingArguments
 
     from .predict_inputs import read_inputs
-    from .predict_model import load_predictor, probabilities
+    from .predict_model import answers, load_predictor
 
     arguments = TrainingArguments(
         output_dir=request.folder or ".",
@@ -72,9 +73,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"adapter: {request.adapter}\nbase: {predictor.base}\ninputs: {len(inputs.names):,}", flush=True)
             print(f"labels: {len(predictor.labels):,}\nNothing was predicted.", flush=True)
         return 0
-    found = probabilities(predictor, inputs, arguments)  # (inputs, labels)
+    found = answers(predictor, inputs, arguments)  # (inputs, labels)
     if first:
-        write(options, inputs, found, predictor.labels)
+        write(options, inputs, found, predictor.labels, predictor.is_regression)
     return 0
 
 
@@ -112,9 +113,23 @@ def check_options(options: argparse.Namespace) -> list[str]:
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
             raise RecipeError(f"--{name.replace('_', '-')} must be at least 1, found {getattr(options, name)}.")
-    if options.output and Path(options.output).exists():
-        raise RecipeError(f"--output: '{options.output}' exists already. Name another file, or remove it first.")
+    if options.output:
+        check_output(Path(options.output))
     return list(options.words)
+
+
+def check_output(file: Path) -> None:
+    """
+    Refuse a file that could not be written in the end.
+
+    Raises: [`RecipeError`]
+    """
+    if file.exists():
+        raise RecipeError(f"--output: '{file}' exists already. Name another file, or remove it first.")
+    if not file.parent.is_dir():
+        raise RecipeError(f"--output: there is no folder '{file.parent}'. Make it, or name another.")
+    if not os.access(file.parent, os.W_OK):
+        raise RecipeError(f"--output: '{file.parent}' may not be written to. Name another folder.")
 
 
 def request_of(options: argparse.Namespace, words: list[str]) -> Request:
@@ -144,19 +159,23 @@ def request_of(options: argparse.Namespace, words: list[str]) -> Request:
     return Request(Origin(str(folder)), inputs, recipe.model.name, recipe.model.revision, column, str(folder))
 
 
-def write(options: argparse.Namespace, inputs: Inputs, found: Any, labels: list[str]) -> None:
+def write(options: argparse.Namespace, inputs: Inputs, found: Any, labels: list[str], numbers: bool = False) -> None:
     """
     Print or write a line for each input.
 
     Args:
         options (`argparse.Namespace`): The command's.
         inputs ([`Inputs`]): What was predicted.
-        found (`numpy.ndarray` of shape `(inputs, labels)`): Probabilities.
+        found (`numpy.ndarray` of shape `(inputs, labels)`): Probabilities, or numbers.
         labels (`list[str]`): Their names.
+        numbers (`bool`, *optional*): Whether they are numbers.
     """
-    from .predict_inputs import predictions, write_csv, write_jsonl
+    from .predict_inputs import numbers_of, predictions, write_csv, write_jsonl
 
-    rows = predictions(inputs, found, labels, min(options.top, len(labels)))
+    if numbers:
+        rows = numbers_of(inputs, found, labels)
+    else:
+        rows = predictions(inputs, found, labels, min(options.top, len(labels)))
     name = options.format or ("jsonl" if str(options.output or "").endswith((".jsonl", ".json")) else "csv")
     put = write_jsonl if name == "jsonl" else write_csv
     if options.output is None:

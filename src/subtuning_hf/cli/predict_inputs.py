@@ -156,6 +156,24 @@ def predictions(inputs: Inputs, found: Any, labels: list[str], top: int) -> list
     return rows
 
 
+def numbers_of(inputs: Inputs, found: Any, labels: list[str]) -> list[dict[str, Any]]:
+    """
+    The numbers that a regression gives for each input.
+
+    Args:
+        inputs ([`Inputs`]): What was predicted.
+        found (`numpy.ndarray` of shape `(inputs, outputs)`): The numbers.
+        labels (`list[str]`): Names of the outputs.
+
+    Returns: `list[dict]`: with `input`, and `value`, or `value_NAME` for each of several outputs.
+    """
+    keys = ["value"] if len(labels) == 1 else [f"value_{label}" for label in labels]
+    return [
+        {"input": name} | {key: round(float(value), 6) for key, value in zip(keys, row, strict=True)}
+        for name, row in zip(inputs.names, found, strict=True)
+    ]
+
+
 def write_csv(rows: list[dict[str, Any]], file: TextIO) -> None:
     """A table with a heading."""
     table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

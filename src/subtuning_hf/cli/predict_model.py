@@ -35,6 +35,16 @@ class Predictor:
     settings: InputSettings
     base: str
 
+    @property
+    def problem(self) -> str | None:
+        """`str` or `None`: what the labels are, as a configuration of transformers says it."""
+        return getattr(self.model.get_base_model().config, "problem_type", None)
+
+    @property
+    def is_regression(self) -> bool:
+        """`bool`: whether outputs are numbers: so it is said, or there is one, of which a softmax says nothing."""
+        return self.problem == "regression" or len(self.labels) == 1
+
 
 def load_predictor(adapter: Origin | str, base: str | None = None, revision: str | None = None) -> Predictor:
     """
@@ -133,9 +143,10 @@ def _is_text(name: str, revision: str | None) -> bool:
     raise RecipeError(f"'{name}' ({kind.__name__}) classifies neither images nor texts.")
 
 
-def probabilities(predictor: Predictor, inputs: Inputs, arguments: Any) -> Any:
+def answers(predictor: Predictor, inputs: Inputs, arguments: Any) -> Any:
     """
-    Probabilities of the labels, in the order of the inputs, the same in every process of a launch.
+    Probabilities of the labels, or the numbers of a regression, in the order of the inputs, the same in every process
+    of a launch. Where a row may have several labels, each has a probability of its own.
 
     Args:
         predictor ([`Predictor`]): The adapter.
@@ -161,4 +172,8 @@ def probabilities(predictor: Predictor, inputs: Inputs, arguments: Any) -> Any:
     trainer = Trainer(model=predictor.model, args=arguments, data_collator=collator(predictor.processor, text))
     logits = trainer.predict(view(inputs.rows, None, shown)).predictions
     logits = logits[0] if isinstance(logits, tuple) else logits  # models that return more than logits
-    return torch.from_numpy(logits).float().softmax(-1).numpy()
+    found = torch.from_numpy(logits).float()
+    if predictor.is_regression:
+        return found.numpy()
+    several = predictor.problem == "multi_label_classification"
+    return (found.sigmoid() if several else found.softmax(-1)).numpy()

@@ -111,6 +111,7 @@ class CardFacts:
         result ([`SearchResult`], *optional*): The search that chose the blocks; `None` if they were given.
         study ([`~search.journal.Study`], *optional*): Its journal.
         measured (`tuple[Measured, ...]`, *optional*): Evaluations of the trained adapter.
+        problem (`str`, *optional*): What the labels are, where they are not one class per row.
         results_url (`str`, *optional*): Address of the file that holds them, which is pushed with the card.
         comparison (`list[dict]`, *optional*): Rows of `compare.method_rows`.
         train_rows (`int`, *optional*): Rows of the final training.
@@ -139,6 +140,7 @@ class CardFacts:
     result: SearchResult | None = None
     study: Study | None = None
     measured: tuple[Measured, ...] = ()
+    problem: str | None = None
     results_url: str | None = None
     comparison: Sequence[Mapping[str, Any]] = ()
     train_rows: int | None = None
@@ -208,6 +210,20 @@ def pipeline_tag(model: nn.Module) -> str | None:
             if names & {value} if isinstance(value, str) else names & set(value):
                 return task
     return None
+
+
+def problem_of(model: Any) -> str | None:
+    """
+    What the labels of a model are, where they are not one class per row.
+
+    Args:
+        model (`torch.nn.Module`): A base model, or a [`~peft.PeftModel`].
+
+    Returns: `str` or `None`: `"regression"`, `"multi_label_classification"` or `None`.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = getattr(getattr(bare, "config", None), "problem_type", None)
+    return found if found in ("regression", "multi_label_classification") else None
 
 
 def hub_name(name: Any) -> str | None:

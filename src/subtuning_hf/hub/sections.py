@@ -23,7 +23,7 @@ _FEW_LABELS, _MOST_LABELS = 20, 1000
 
 def summary(facts: CardFacts) -> str:
     """What the adapter is, in two lines."""
-    classes = f" for {plural(len(facts.labels), 'class', 'classes')}" if facts.labels else ""
+    classes = f" for {_answers(facts)}" if facts.labels else ""
     size = share(facts.trained_parameters, facts.base_parameters)
     of = f", {size} of the {facts.base_parameters:,} of the base" if size else ""
     return (
@@ -31,6 +31,15 @@ def summary(facts: CardFacts) -> str:
         f"{_extent(facts)}; everything else is the base's, frozen.\n"
         f"The adapter holds {facts.trained_parameters:,} parameters{of}."
     )
+
+
+def _answers(facts: CardFacts) -> str:
+    """What it answers with, counted."""
+    count = len(facts.labels)
+    if facts.problem == "regression":
+        return "one number" if count == 1 else f"{count:,} numbers"
+    several = ", any of which a row may have," if facts.problem == "multi_label_classification" else ""
+    return plural(count, "class", "classes") + several
 
 
 def _extent(facts: CardFacts) -> str:
@@ -127,14 +136,15 @@ def _of_base(facts: CardFacts, part: Any) -> str:
 
 
 def _labels(facts: CardFacts) -> str:
-    if not facts.labels:
+    if not facts.labels or (facts.problem == "regression" and len(facts.labels) == 1):
         return ""
+    what = "Numbers" if facts.problem == "regression" else "Classes"
     names = ", ".join(f"{place} {code(name)}" for place, name in enumerate(facts.labels[:_MOST_LABELS]))
     if len(facts.labels) > _MOST_LABELS:
         names += f" ... and {len(facts.labels) - _MOST_LABELS:,} more, in `adapter_config.json`"
     if len(facts.labels) <= _FEW_LABELS:
-        return f"Classes by index: {names}."
-    return f"<details><summary>The {len(facts.labels):,} classes by index</summary>\n\n{names}.\n\n</details>"
+        return f"{what} by index: {names}."
+    return f"<details><summary>The {len(facts.labels):,} {what.lower()} by index</summary>\n\n{names}.\n\n</details>"
 
 
 # --- use ------------------------------------------------------------------------------------
@@ -182,7 +192,8 @@ def _shorter_ways(facts: CardFacts, adapter: str) -> list[str]:
     if inputs and facts.labels and facts.has_processor:
         what = "an image or a folder of images" if inputs == "images/" else "a file with a text on each line"
         command = block(f"subtuning predict {facts.adapter} {inputs}", "bash")
-        found += [f"Labels and probabilities for {what}, without a line of code:", command]
+        given = "Numbers" if facts.problem == "regression" else "Labels and probabilities"
+        found += [f"{given} for {what}, without a line of code:", command]
     return found
 
 
@@ -296,7 +307,7 @@ def limits(facts: CardFacts) -> str:
         points += laddering.cautions(facts.result, facts.study)
     if not any(not one.steered for one in facts.measured):
         points.append("This adapter was not scored on rows that it had not seen, or the trainer was not told of it.")
-    if facts.labels:
+    if facts.labels and facts.problem is None:
         points.append(
             f"It always answers with one of its {plural(len(facts.labels), 'class', 'classes')}, "
             "also for inputs that belong to none of them."

@@ -24,7 +24,7 @@ from ..errors import ArgumentsError, JournalError, NoBlocksFoundError, SubTuning
 from ..hub import card as cards
 from ..hub import files
 from ..hub.compared import is_comparison, read_comparison
-from ..hub.facts import CardFacts, Measured, adapter_parts, hub_name, pipeline_tag, source_of
+from ..hub.facts import CardFacts, Measured, adapter_parts, hub_name, pipeline_tag, problem_of, source_of
 from ..hub.results import results_url, write_results
 from ..search.journal import Study as Records
 from ..search.journal import find_study
@@ -197,6 +197,7 @@ class PublishingMixin(_Base):
             result=result,
             study=study,
             measured=tuple(self._measured),
+            problem=problem_of(model),
             results_url=results_url(hub_id or folder.name, args.hub_revision),
             comparison=words.get("comparison") or read_comparison([folder, args.folder], config.blocks),
             train_rows=len(self._recipe.train_dataset),

@@ -33,6 +33,10 @@ class SubTuningType(StrEnum):
     SUBTUNING = "SUBTUNING"
 
 
+# One class per row is what None says, and what transformers infers.
+PROBLEMS = ("regression", "multi_label_classification")
+
+
 @dataclass
 class SubTuningConfig(PeftConfig):
     """
@@ -65,6 +69,9 @@ class SubTuningConfig(PeftConfig):
             runs once for all.
         base_architecture (`str`, *optional*):
             Class of the model the adapter was made for; filled in at wrapping, used in error messages.
+        problem_type (`str`, *optional*):
+            `"regression"` or `"multi_label_classification"`, as in configurations of transformers; what the model says
+            by itself is filled in when an adapter is saved. `None` for one class per row.
         pruned_channels (`dict[str, dict[str, list[int]]]`, *optional*):
             For each block that was pruned, by the name of a layer in it, the number of input and output channels that
             the adapter's copy has; filled in by [`prune_blocks`].
@@ -97,6 +104,10 @@ class SubTuningConfig(PeftConfig):
     base_architecture: str | None = field(
         default=None, metadata={"help": "Class of the base model; filled in when a model is wrapped."}
     )
+    problem_type: str | None = field(
+        default=None,
+        metadata={"help": "What the labels are, where not one class per row.", "choices": list(PROBLEMS)},
+    )
     pruned_channels: dict[str, dict[str, list[int]]] | None = field(
         default=None, metadata={"help": "Widths of layers of pruned blocks; filled in when blocks are pruned."}
     )
@@ -115,6 +126,9 @@ class SubTuningConfig(PeftConfig):
             raise ArgumentsError(
                 f"`init_blocks` must be {' or '.join(map(repr, INITS))}, found {self.init_blocks!r:.80}."
             )
+        if self.problem_type is not None and self.problem_type not in PROBLEMS:
+            kinds = " or ".join(map(repr, PROBLEMS))
+            raise ArgumentsError(f"`problem_type` must be {kinds} or None, found {self.problem_type!r:.80}.")
         if not isinstance(self.siamese, bool):
             raise ArgumentsError(f"`siamese` must be True or False, found {self.siamese!r:.80}.")
         if self.base_architecture is not None and not isinstance(self.base_architecture, str):

@@ -46,9 +46,19 @@ class Labels:
             return len(self._config_names)
         return next(iter(self._counts.values()), None)
 
-    def add(self, adapter_name: str, num_labels: int, id2label: dict[int, str] | None = None) -> None:
-        """Record the labels of an adapter: their number, and their names where they have some."""
+    def add(
+        self, adapter_name: str, num_labels: int, id2label: dict[int, str] | None = None, problem: str | None = None
+    ) -> None:
+        """Record the labels of an adapter: their number, their names where they have some, and what they are."""
         self._of_adapter[adapter_name] = (num_labels, dict(id2label) if id2label is not None else None)
+        if problem is not None:
+            self._problems[adapter_name] = problem
+
+    def problem_of(self, adapter_name: str) -> str | None:
+        """What the labels of an adapter are, as transformers found it when it computed a loss."""
+        if adapter_name == self._current:
+            return getattr(getattr(self.model, "config", None), "problem_type", None)
+        return self._problems.get(adapter_name)
 
     def remove(self, adapter_name: str) -> None:
         """Forget the labels of an adapter."""

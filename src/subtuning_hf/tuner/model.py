@@ -19,7 +19,7 @@ from torch import nn
 from ..errors import ArgumentsError
 from . import modes, native, siamese
 from .checks import bare, check_adapter_name, check_finite, check_present, check_room, check_tensors
-from .config import SubTuningConfig
+from .config import PROBLEMS, SubTuningConfig
 from .head import TaskModuleWrapper, initialise_output, output_layers
 from .initialise import initialise
 from .labels import labels_of
@@ -97,7 +97,7 @@ class SubTuningModel(BaseTuner):
         count = peft_config.num_labels
         # Not every output is a label: where the base's labels are not named, their number must be that of its outputs.
         if count is not None and (peft_config.id2label or labels.base_count in [width for _, width in layers.values()]):
-            labels.add(self._injecting, count, peft_config.id2label)
+            labels.add(self._injecting, count, peft_config.id2label, peft_config.problem_type)
         for name in [*(peft_config.head or []), *extra_modules(peft_config)]:
             is_head = name in (peft_config.head or [])
             resize = None
@@ -282,6 +282,10 @@ class SubTuningModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, torch.Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        # The configuration is written next. A base knows nothing of the kind of labels that an adapter was trained for.
+        problem = labels_of(bare(model)).problem_of(adapter_name)
+        if problem in PROBLEMS:
+            config.problem_type = problem
         for name, module in model.named_modules():
             if isinstance(module, BlockLayer) and adapter_name in module.merged_adapters:
                 # A merged copy has changed places with the original: save the copy, not what stands in its place.
