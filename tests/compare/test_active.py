@@ -228,7 +228,7 @@ def _without_times(rounds):
 def test_seeds_share_a_folder(tmp_path):
     asked = {"methods": ["SubTuning"], "acquisitions": ["random"], "blocks": None, "budgets": (16, 20)}
     found = [learn(make_task(epochs=12), output_dir=tmp_path, seed=seed, **asked) for seed in (0, 1)]
-    assert {path.name for path in tmp_path.iterdir()} == {"rounds.jsonl", "seed-0", "seed-1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rounds.jsonl", "rounds.jsonl.lock", "seed-0", "seed-1"}
     assert found[0].rounds != found[1].rounds and all(one.methods["SubTuning"]["words"] for one in found)
 
 

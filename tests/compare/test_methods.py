@@ -18,8 +18,9 @@ from subtuning_hf.compare.harness import Bench, Run
 from subtuning_hf.compare.method import middle_of_best, pack_hits, refine, unpack_hits
 from subtuning_hf.compare.partial import AutoRGN, GradualUnfreezing, LayerWiseDecay, ProbeThenFull, SmallParameters
 from subtuning_hf.compare.training import split_rates
-from subtuning_hf.errors import ArgumentsError, NonFiniteScoreError
+from subtuning_hf.errors import ArgumentsError, JournalBusyError, JournalError, NonFiniteScoreError
 from subtuning_hf.search.folds import make_folds
+from subtuning_hf.search.lock import FileLock
 
 MIDDLE = middle_settings(1e-2)
 
@@ -411,3 +412,28 @@ def test_heads_learn_at_the_same_rates_in_every_method():
         assert small["learning_rate"] == pytest.approx(4 * plain["learning_rate"], rel=1e-2)
         heads = [one["learning_rate"] * one["head_factor"] for one in (plain, small)]
         assert heads[0] == pytest.approx(heads[1], rel=1e-2)
+
+
+# --- folders ----------------------------------------------------------------------------------
+def test_a_folder_has_one_writer_and_can_be_written_to(tmp_path):
+    few = {"learning_rate": 1e-2, "num_trials": 1, "num_refinements": 0, "num_seeds": 1, "num_folds": 2}
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(JournalError, match="is a file"):
+        compare(make_task(), ["LP"], output_dir=file, **few)
+    (tmp_path / "busy").mkdir()
+    lock = FileLock(tmp_path / "busy" / "runs.jsonl.lock")
+    with pytest.raises(JournalBusyError, match=r"runs.jsonl is being written by process \d+"):
+        compare(make_task(), ["LP"], output_dir=tmp_path / "busy", **few)
+    assert not (tmp_path / "busy" / "runs.jsonl").exists()
+    lock.close()
+    compare(make_task(), ["LP"], output_dir=tmp_path / "busy", **few)
+
+
+def test_a_search_that_cannot_be_made_says_so_before_anything_is_trained(tmp_path):
+    few = {"learning_rate": 1e-2, "num_trials": 1, "num_refinements": 0, "num_seeds": 1, "num_folds": 2}
+    with pytest.raises(ArgumentsError, match="`search_budget` is 0.001") as caught:
+        little = {"search_budget": 0.001}
+        compare(make_task(), ["LP", "FT", "SubTuning"], output_dir=tmp_path, search_arguments=little, **few)
+    assert "method 'SubTuning' of the comparison" in caught.value.__notes__[0]
+    assert not (tmp_path / "runs.jsonl").exists()

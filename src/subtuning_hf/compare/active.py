@@ -28,7 +28,7 @@ from .active_outputs import KeptMethod, blank_labels, look_at
 from .active_rules import ACQUISITIONS, RULES, chance
 from .choosing import Choice, Chooser, Following, middle_settings
 from .harness import Bench
-from .log import RunLog
+from .log import RunLog, only_writer
 from .method import Settings, format_settings
 from .partial import Selection
 from .study import METHODS, check_methods, check_rate
@@ -130,26 +130,28 @@ def active_learning(
     random.Random(f"first rows {seed}").shuffle(order)
     first = tuple(sorted(order[: budgets[0]]))
     folder = None if output_dir is None else Path(output_dir)
-    log = RunLog(None if folder is None else folder / "rounds.jsonl")
-    bench = _bench(task, first, num_folds, seed, learning_rate, log, folder, search_arguments, label_column)
-    blank = blank_labels(task.train, label_column, first[0])
+    file = None if folder is None else folder / "rounds.jsonl"
     found: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Any]] = {}
-    for name in names:
-        choice = bench.chosen[name] = _choice(name, bench, blocks)
-        assert isinstance(choice.method, TrainedMethod)
-        own: Settings = dict((settings or {}).get(name, {}))
-        if not own:
-            own = bench.tune(choice.method, num_trials, num_refinements, bench.folds[:tuning_folds]).best
-        trained = choice.method.blocks
-        chosen[name] = {"blocks": trained and list(trained), "settings": own, "words": choice.words}
-        learner = _Learner(task, blank, choice.method, own, seed, log, tuple(acquisitions), on_round)
-        for acquisition in acquisitions:
-            path = learner.learn(acquisition, first, tuple(budgets))
-            found += [{"method": name, "acquisition": acquisition} | one for one in path]
-            if say is not None:
-                scores = ", ".join(f"{one['budget']}: {one['score']:.4f}" for one in path)
-                say(f"{name} ({format_settings(own)}), {acquisition}: {scores}")
+    with only_writer(file):
+        log = RunLog(file)
+        bench = _bench(task, first, num_folds, seed, learning_rate, log, folder, search_arguments, label_column)
+        blank = blank_labels(task.train, label_column, first[0])
+        for name in names:
+            choice = bench.chosen[name] = _choice(name, bench, blocks)
+            assert isinstance(choice.method, TrainedMethod)
+            own: Settings = dict((settings or {}).get(name, {}))
+            if not own:
+                own = bench.tune(choice.method, num_trials, num_refinements, bench.folds[:tuning_folds]).best
+            trained = choice.method.blocks
+            chosen[name] = {"blocks": trained and list(trained), "settings": own, "words": choice.words}
+            learner = _Learner(task, blank, choice.method, own, seed, log, tuple(acquisitions), on_round)
+            for acquisition in acquisitions:
+                path = learner.learn(acquisition, first, tuple(budgets))
+                found += [{"method": name, "acquisition": acquisition} | one for one in path]
+                if say is not None:
+                    scores = ", ".join(f"{one['budget']}: {one['score']:.4f}" for one in path)
+                    say(f"{name} ({format_settings(own)}), {acquisition}: {scores}")
     return ActiveLearning(found, chosen)
 
 

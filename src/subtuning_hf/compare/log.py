@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..search.lock import FileLock
+from ..training.preflight import check_writable
 
 
 class RunLog:
@@ -92,6 +96,29 @@ class RunLog:
                 os.fsync(file.fileno())
         self._runs[name] = result
         return result
+
+
+@contextmanager
+def only_writer(log: Path | None, process: int = 0) -> Iterator[None]:
+    """
+    Hold a log alone, from before anything is trained.
+
+    Args:
+        log (`Path`, *optional*): Its file; nothing is held without one.
+        process (`int`, *optional*): Only the first one of a launch holds it, for all.
+
+    Raises: [`JournalError`]: If its folder cannot be written to. [`JournalBusyError`]: If another launch holds it.
+    """
+    if log is None or process:
+        yield
+        return
+    check_writable(log.parent)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(log.with_name(f"{log.name}.lock"))
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def _file_of(path: Path, process: int) -> Path:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentsError
+from ..errors import ArgumentsError, SubTuningError
 from ..search.folds import make_folds
 from ..training.data import class_labels, read_labels
 from ..training.team import make_team
 from .choosing import Choice, Chooser, Following, GreedySearch, Surgical, middle_settings
 from .closed import FittedProbe, HeadToToe
 from .harness import Bench, Trials
-from .log import RunLog
+from .log import RunLog, only_writer
 from .lora import LoRA
 from .method import Method
 from .partial import (
@@ -153,13 +153,18 @@ def compare(
     folder = None if output_dir is None else Path(output_dir)
     team = None if args is None else make_team(args)
     process = 0 if team is None else team.rank
-    log = RunLog(None if folder is None else folder / "runs.jsonl", process)
+    file = None if folder is None else folder / "runs.jsonl"
     middle, asked = middle_settings(learning_rate), search_arguments or {}
-    bench = Bench(task, folds, seed, learning_rate, middle, log, folder, asked, team, args, on_run)
     trials, runs = dict[str, Trials](), dict[str, list[dict[str, Any]]]()
-    with _sharing(team):
+    with _sharing(team), only_writer(file, process):
+        log = RunLog(file, process)
+        bench = Bench(task, folds, seed, learning_rate, middle, log, folder, asked, team, args, on_run)
+        # Searches first: one that cannot be made is to say so before anything else is trained.
         for name in wanted:
-            chosen = bench.chosen[name] = _chosen(METHODS[name], bench)
+            if isinstance(METHODS[name], GreedySearch):
+                bench.chosen[name] = _chosen(name, bench)
+        for name in wanted:
+            chosen = bench.chosen[name] = bench.chosen.get(name) or _chosen(name, bench)
             tuned = bench.tune(chosen.method, num_trials, num_refinements, folds[:tuning_folds])
             trials[name], runs[name] = bench.final(tuned, range(seed, seed + num_seeds))
             if say is not None:
@@ -228,7 +233,12 @@ def check_methods(names: Sequence[str]) -> list[str]:
     return [name for name in METHODS if name in names]
 
 
-def _chosen(method: Method | Chooser, bench: Bench) -> Choice:
-    if isinstance(method, Chooser):
+def _chosen(name: str, bench: Bench) -> Choice:
+    method = METHODS[name]
+    if not isinstance(method, Chooser):
+        return Choice(method, 0, 0.0, "")
+    try:
         return method.choose(bench)
-    return Choice(method, 0, 0.0, "")
+    except SubTuningError as error:
+        error.add_note(f"This is of the method '{name}' of the comparison: leave it out, or mend what it says.")
+        raise
