@@ -54,13 +54,13 @@ def ask(trunk: Any, scenario: Any, **settings: Any) -> Any:
     return asyncio.run(run())
 
 
-def once(trunk: Any, method: str, path: str, **request: Any) -> httpx.Response:
-    """The reply to one request."""
+def once(trunk: Any, method: str, path: str, adapters: Any = None, **request: Any) -> httpx.Response:
+    """The reply to one request, where adapters may be loaded from a folder."""
 
     async def scenario(client: httpx.AsyncClient, _service: Service) -> httpx.Response:
         return await client.request(method, path, **request)
 
-    return ask(trunk, scenario)
+    return ask(trunk, scenario, adapters=adapters)
 
 
 def right(reply: httpx.Response, problem: Any, number: int, tasks: Any) -> bool:

@@ -4,12 +4,16 @@ import asyncio
 import base64
 import io
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from serving.errors import ServeError
 from serving.trunk import Question, Trunk
 
 from recipes_serve.asking import ask, once, right
+from subtuning_hf.cli.predict_inputs import read_inputs
+from subtuning_hf.cli.recipe_inputs import ToInputs
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,46 @@ def test_a_text_longer_than_the_model_can_take_is_cut_off(trunk, texts):
     assert found == wanted and "answers" in found
 
 
+def deep():
+    """A picture of 16 bits."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 65_536, (40, 60), dtype=np.uint16))
+
+
+def turned():
+    """A picture as a phone stores it that was held upright."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image.getexif()[0x0112] = 6
+    return image
+
+
+def clear():
+    """A picture that is partly transparent."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("picture", [deep, turned, clear])
+def test_an_image_is_read_as_subtuning_predict_reads_it(picture, image_trunk, tmp_path):
+    image = picture()
+    image.save(tmp_path / "a.png", exif=image.getexif())
+    to_inputs = ToInputs(image_trunk.inputs.processor, "image", "label", "none")
+    wanted = to_inputs({"image": list(read_inputs([str(tmp_path / "a.png")], text=False).rows["image"])})
+    found = image_trunk.inputs.prepare((tmp_path / "a.png").read_bytes())
+    assert torch.equal(found["pixel_values"], torch.as_tensor(wanted["pixel_values"][0]))
+    assert found["pixel_values"].unique().numel() > 50  # not all white
+
+
 # --- bad requests ---------------------------------------------------------------------------
+def json_of(body):
+    """A request with this JSON."""
+    return {"content": body, "headers": {"Content-Type": "application/json"}}
+
+
+def form_in(charset, name, value):
+    """A request with a form of one field in this charset."""
+    body = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--x--\r\n' % (name.encode(), value)
+    return {"content": body, "headers": {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}}
+
+
 BAD = {
     "no json": ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "Expected JSON"),
     "no object": ({"json": ["text"]}, 400, "Expected a JSON object"),
@@ -93,6 +136,13 @@ BAD = {
     "task as a word": ({"json": {"text": "a", "tasks": "task-0"}}, 400, "Expected a list of names"),
     "no tasks": ({"json": {"text": "a", "tasks": []}}, 400, "Expected a list of names"),
     "top": ({"json": {"text": "a", "top": 0}}, 400, "whole number from 1"),
+    "half a character": (json_of(rb'{"text": "\ud800 film"}'), 400, "half of a surrogate pair"),
+    "half of it in bytes": (json_of(b'{"text": "\xed\xa0\x80 film"}'), 400, "half of a surrogate pair"),
+    "half in a form": (form_in("utf-7", "text", b"+2AA- film"), 400, "half of a surrogate pair"),
+    "half as an image": (form_in("utf-7", "image", b"+2AA-"), 400, "half of a surrogate pair"),
+    "half in a task": (json_of(rb'{"text": "a", "tasks": ["\ud800"]}'), 404, r"No such task: '\ud800'"),
+    "half in a key": (json_of(rb'{"text": "a", "\udfff": 1}'), 400, r"found '\udfff'"),
+    "half in base64": (json_of(rb'{"image": "\ud800"}'), 400, "base64"),
     "base64": ({"json": {"image": "***"}}, 400, "base64"),
     "unknown task": ({"json": {"text": "a", "tasks": ["task-0", "none"]}}, 404, "No such task: 'none'"),
     "image for texts": ({"json": {"image": "YQ=="}}, 422, "takes texts"),
@@ -118,8 +168,10 @@ def test_a_bad_request_is_told_why(name, trunk):
 def test_bad_images_harm_only_themselves(image_trunk, images):
     huge = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(huge, format="PNG")
+    below = io.BytesIO()
+    Image.new("F", (8, 8), -1.0).save(below, format="TIFF")
     whole = base64.b64decode(images.bodies[0]["image"])
-    bad = {b"no image": 422, whole[: len(whole) // 2]: 422, b"": 422, huge.getvalue(): 413}
+    bad = {b"no image": 422, whole[: len(whole) // 2]: 422, b"": 422, huge.getvalue(): 413, below.getvalue(): 422}
 
     async def scenario(client, _service):
         send = [client.post("/predict", json=body) for body in images.bodies]
@@ -129,6 +181,7 @@ def test_bad_images_harm_only_themselves(image_trunk, images):
         assert all(right(reply, images, number, images.adapters) for number, reply in enumerate(good))
         assert [reply.status_code for reply in replies[len(send) :]] == list(bad.values())
         assert all(reply.json()["error"] for reply in replies[len(send) :])
+        assert "found -1 to -1 in mode F" in replies[-1].json()["error"]
 
     ask(image_trunk, scenario, max_wait=0.2)
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from serving.errors import ServeError
 from serving.http import GONE, Service, Settings
 
-from recipes_serve.asking import Gate, ask, right
+from recipes_serve.asking import Gate, ask, once, right
 
 
 @contextmanager
@@ -175,9 +176,49 @@ def test_metrics_add_up(trunk, texts):
     assert "made-up" not in text
 
 
-@pytest.mark.parametrize("path", ["/predict", "/tasks/task-0"])
-def test_other_methods_are_refused(trunk, path):
-    async def scenario(client, _service):
-        return (await client.get(path)).status_code
+# --- what is not there, and what fails ------------------------------------------------------
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/predict", 405),
+        ("GET", "/tasks/task-0", 405),
+        ("POST", "/health", 405),
+        ("GET", "/", 404),
+        ("GET", "/favicon.ico", 404),
+        ("PUT", "/tasks/a/b", 404),
+        ("GET", "/%ED%A0%80" + "x" * 5000, 404),
+    ],
+)
+def test_other_addresses_and_methods_are_refused(trunk, method, path, status):
+    reply = once(trunk, method, path)
+    message = reply.json()["error"]
+    assert reply.status_code == status and list(reply.json()) == ["error"]
+    assert ("allow" in reply.headers) == (status == 405)
+    assert "POST /predict" in message and "DELETE /tasks/{name}" in message and len(message) < 400
+    assert f"found '{method} /" in message
 
-    assert ask(trunk, scenario) == 405
+
+def test_a_failure_that_nobody_foresaw_is_told_as_json(trunk, texts, capsys):
+    def fails(_content):
+        raise RuntimeError("a secret")
+
+    with running(trunk) as (service, _server, port), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trunk.inputs, "prepare", fails)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            reply = client.post("/predict", json=texts.bodies[0])
+            assert reply.status_code == 500 and list(reply.json()) == ["error"]
+            assert "RuntimeError" in reply.json()["error"] and "secret" not in reply.json()["error"]
+            patch.undo()
+            assert right(client.post("/predict", json=texts.bodies[1]), texts, 1, texts.adapters)
+        assert service.metrics.requests["task-0", 500] == 1
+    assert "a secret" in capsys.readouterr().err  # for who runs the server
+
+
+def test_an_error_that_is_no_text_is_told_too(trunk, texts):
+    def refuses(_content):
+        raise ServeError("found \ud800", 422)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trunk.inputs, "prepare", refuses)
+        reply = once(trunk, "POST", "/predict", json=texts.bodies[0])
+    assert reply.status_code == 422 and reply.json() == {"error": "found ?"}

@@ -1,6 +1,7 @@
 """Tasks come and go while requests run; what may be loaded, by whom, and what is refused."""
 
 import asyncio
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from loadtest.clients import Churn, make_load, run_load, to_one
 from safetensors.torch import load_file, save_file
 from serving.adapters import fetched, locate
 from serving.errors import ServeError
-from serving.trunk import Trunk
+from serving.trunk import Trunk, _first_line
 
 from recipes_serve.asking import URL, Gate, ask, once, right
 
@@ -98,14 +99,32 @@ def test_the_last_task_may_go(own_trunk, texts, root):
 
 
 # --- what may be loaded ---------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["..", "../adapters/task-0", "../outside", "/etc", "", ".", "link", "none", "a\0b"])
+STRANGE = ["\ud800", "\udc80", "x" * 5000, "x/" * 2500, "a\0b", "loop", "./loop/task-0"]
+
+
+@pytest.mark.parametrize("name", ["..", "../adapters/task-0", "../outside", "/etc", "", ".", "link", "none", *STRANGE])
 def test_only_adapters_in_the_folder(root, name):
     shutil.copytree(root / "task-0", root.parent / "outside")
     (root / "link").symlink_to(root.parent / "outside")
+    (root / "loop").symlink_to(root / "loop")
     if name == "../adapters/task-0":  # a way around that leads back inside is inside
         assert locate(name, root) == (root / "task-0").resolve()
         return
     with pytest.raises(ServeError, match="inside of the server's folder"):
+        locate(name, root)
+
+
+@pytest.mark.parametrize("name", [*STRANGE, f"user/{'x' * 5000}"])
+def test_strange_names_are_refused_over_http(trunk, root, name):
+    body = json.dumps({"adapter": name}).encode()  # in ASCII, with escapes
+    reply = once(trunk, "PUT", "/tasks/new", content=body, adapters=root)
+    assert reply.status_code == 422 and 0 < len(reply.json()["error"]) < 1500
+
+
+def test_a_name_on_disk_that_is_no_text_is_refused(root):
+    name = b"\x80".decode(errors="surrogateescape")
+    shutil.copytree(root / "task-0", root / name)
+    with pytest.raises(ServeError, match="inside of the server's folder"):  # it could not be listed with the tasks
         locate(name, root)
 
 
@@ -196,6 +215,21 @@ def test_the_first_adapter_says_how_inputs_are_made(texts, root):
     assert len(trunk.inputs.prepare("w1 " * 30)["input_ids"]) == 16
     with pytest.raises(ServeError, match="inputs made in another way"):
         trunk.add("task-1", root / "task-1")
+
+
+@pytest.mark.parametrize("kind", ["NOPE", "IA3", "lora", None, ["LORA"]])
+def test_an_adapter_of_another_kind_is_told_what_was_expected(own_trunk, root, kind):
+    file = root / "task-0" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "peft_type": kind}))
+    reply = once(own_trunk, "PUT", "/tasks/new", json={"adapter": "task-0"}, adapters=root)
+    message = reply.json()["error"]
+    assert reply.status_code == 422 and "expected the `peft_type` SUBTUNING or LORA" in message
+    assert message.endswith(f"found {str(kind)!r}.")
+
+
+def test_a_bare_key_is_no_message():
+    assert _first_line(KeyError("NOPE")) == "'NOPE' is unknown here, or missing"
+    assert _first_line(ValueError("one\ntwo")) == "one" and _first_line(ValueError()) == "ValueError"
 
 
 # --- who may --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Knows folders and names on the Hub; does not know models.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -55,16 +56,25 @@ def locate(adapter: str, root: Path | None) -> Path:
 
     Raises: [`ServeError`]: If it is neither, or cannot be fetched.
     """
-    if root is not None and adapter and "\0" not in adapter:
-        inside, place = root.resolve(), (root / adapter).resolve()
-        if place.is_relative_to(inside) and place != inside and (place / CONFIG).is_file():
-            return checked(place, inside)
+    if root is not None and (place := _inside(adapter, root)) is not None:
+        return checked(place, root.resolve())
     if _HUB.fullmatch(adapter) and ".." not in adapter:
         return fetched(adapter)
     raise ServeError(
         f"Expected a folder inside of the server's folder of adapters, or a name on the Hub, found {adapter[:200]!r}.",
         422,
     )
+
+
+def _inside(adapter: str, root: Path) -> Path | None:
+    """The folder of this name inside of another, if it is one with an adapter."""
+    try:
+        adapter.encode()  # half of a surrogate pair could be a name on disk, but not in an answer
+        inside, place = root.resolve(), (root / adapter).resolve()
+        found = place.is_relative_to(inside) and place != inside and (place / CONFIG).is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, with a null byte, a loop of links, not ours to read
+        return None
+    return place if found else None
 
 
 def checked(folder: Path, inside: Path | None = None) -> Path:
@@ -75,7 +85,7 @@ def checked(folder: Path, inside: Path | None = None) -> Path:
         folder (`Path`): The folder.
         inside (`Path`, *optional*): Where its files must lie, links followed.
 
-    Raises: [`ServeError`]: If files are missing, or lie elsewhere.
+    Raises: [`ServeError`]: If files are missing or lie elsewhere, or the adapter is of a kind that cannot be served.
     """
     for name in (CONFIG, WEIGHTS):
         file = folder / name
@@ -85,7 +95,25 @@ def checked(folder: Path, inside: Path | None = None) -> Path:
             )
         if inside is not None and not file.resolve().is_relative_to(inside):
             raise ServeError(f"{name} in '{folder.name}' is a link out of the folder of adapters. Copy the file.", 422)
+    _check_kind(folder)
     return folder
+
+
+def _check_kind(folder: Path) -> None:
+    """PEFT says of a kind that it does not know nothing but its name."""
+    from subtuning_hf.multitask.adapters import KINDS  # here, since it loads torch
+
+    try:
+        fields = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ServeError(f"The adapter '{folder.name}' cannot be used: {CONFIG} is no JSON: {error}", 422) from None
+    kind = fields.get("peft_type") if isinstance(fields, dict) else None
+    if kind not in KINDS:
+        raise ServeError(
+            f"The adapter '{folder.name}' cannot be used: expected the `peft_type` {' or '.join(KINDS)} in {CONFIG}, "
+            f"found {str(kind)[:80]!r}.",
+            422,
+        )
 
 
 def fetched(adapter: str) -> Path:
@@ -102,5 +130,5 @@ def fetched(adapter: str) -> Path:
     except ServeError:
         raise
     except Exception as error:  # of many libraries: connections, names, rights, disks
-        reason = str(error).strip().splitlines()
-        raise ServeError(f"'{adapter}' cannot be had from the Hub: {reason[0] if reason else error!r}", 422) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
+        raise ServeError(f"'{adapter[:200]}' cannot be had from the Hub: {reason}", 422) from error

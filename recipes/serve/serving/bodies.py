@@ -129,8 +129,19 @@ def asked_of(fields: Mapping[str, Any]) -> Asked:
         raise ServeError(f"Expected either `text` or `image`, found {'both' if given else 'neither'}.")
     if fields.get("text") is not None and not isinstance(fields["text"], str):
         raise ServeError(f"Expected a string for `text`, found a {type(fields['text']).__name__}.")
+    if isinstance(given[0], str) and not _is_whole(given[0]):
+        raise ServeError("Expected a text of characters, found half of a surrogate pair (\\ud800 to \\udfff) alone.")
     content = given[0].encode() if fields.get("image") is not None and isinstance(given[0], str) else given[0]
     return Asked(content, tasks_of(fields.get("tasks")), top_of(fields.get("top")))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is a text: escapes of JSON and some charsets of forms also make what no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tasks_of(value: Any) -> tuple[str, ...] | None:

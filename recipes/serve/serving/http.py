@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
 
 from .adapters import check_name, locate
 from .batcher import Batcher
@@ -96,6 +97,8 @@ class Service:
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/metrics", self.show_metrics, methods=["GET"])
         app.add_exception_handler(ServeError, _refused)
+        app.add_exception_handler(HTTPException, _not_served)
+        app.add_exception_handler(Exception, _failed)  # which is raised again afterwards, so that the log has it
         return app
 
     # --- predictions --------------------------------------------------------------------------
@@ -243,4 +246,29 @@ def shown(answer: Answer, top: int | None) -> dict[str, Any]:
 async def _refused(_request: Request, error: Exception) -> Response:
     status = getattr(error, "status", 500)
     headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
-    return JSONResponse({"error": str(error)}, status, headers)
+    return _error(str(error), status, headers)
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    """What Starlette refuses: addresses and methods that are not there."""
+    status, headers = getattr(error, "status_code", 500), getattr(error, "headers", None)
+    if status not in (404, 405):
+        return _error(str(getattr(error, "detail", error)), status, headers)
+    here = [
+        f"{method} {getattr(route, 'path', '')}"
+        for route in request.app.routes
+        if getattr(route, "include_in_schema", False)
+        for method in sorted(getattr(route, "methods", None) or ())
+    ]
+    asked = f"{request.method} {request.url.path}"[:100]
+    return _error(f"Expected one of {', '.join(here)}, found {asked!r}.", status, headers)
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    message = f"The server failed at this request ({type(error).__name__}); its log says how."
+    return _error(message, 500, {"Connection": "close"})  # uvicorn closes it when the error reaches it
+
+
+def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    message = message.encode("utf-8", "replace").decode()  # of foreign files, it may not be text
+    return JSONResponse({"error": message}, status, headers)

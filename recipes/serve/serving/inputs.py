@@ -17,9 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from subtuning_hf.cli.images import as_rgb
 from subtuning_hf.cli.predict_model import input_settings
 from subtuning_hf.cli.recipe import PreprocessingSection
 from subtuning_hf.cli.recipe_inputs import load_processor
+from subtuning_hf.errors import DataError
 
 from .errors import ServeError
 
@@ -155,7 +157,7 @@ def _opened(content: bytes) -> Any:
     """
     An image file, read.
 
-    Raises: [`ServeError`]: If it is none, or has too many pixels.
+    Raises: [`ServeError`]: If it is none, has too many pixels, or values of which nothing says what is white.
     """
     from PIL import Image
 
@@ -165,9 +167,11 @@ def _opened(content: bytes) -> Any:
             image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise ServeError(f"Expected an image of at most {MAX_PIXELS:,} pixels, found {image.size}. Shrink it.", 413)
-        return image.convert("RGB")
+        return as_rgb(image)
     except ServeError:
         raise
+    except DataError as error:
+        raise ServeError(str(error), 422) from None
     except Exception as error:  # decoders of foreign bytes raise whatever they like
         name = type(error).__name__
         raise ServeError(

@@ -313,5 +313,7 @@ def _probabilities(logits: Tensor, several: bool) -> list[list[float]]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, KeyError) and not isinstance(error, SubTuningError):  # its message is the key alone
+        return f"{str(error)[:300]} is unknown here, or missing"
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AdapterFileError, RecipeError
+from .images import as_rgb
 from .recipe import PreprocessingSection
 
 FILE_NAME = "preprocessing.json"
@@ -135,7 +136,7 @@ class ToInputs:
         self.image_column, self.label_column = image_column, label_column
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
-        images = [augment(image.convert("RGB"), self.augmentation) for image in batch[self.image_column]]
+        images = [augment(as_rgb(image), self.augmentation) for image in batch[self.image_column]]
         out: dict[str, Any] = {"pixel_values": list(self.processor(images, return_tensors="pt")["pixel_values"])}
         if self.label_column in batch:
             out["labels"] = list(batch[self.label_column])
