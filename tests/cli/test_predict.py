@@ -197,3 +197,21 @@ def test_an_adapter_without_its_settings(photos, tmp_path, capsys):
     (tmp_path / "adapter" / "preprocessing.json").write_text('{"texts": true}')
     assert main(["predict", str(tmp_path / "adapter"), next(iter(expected)), "--use-cpu"]) == 2
     assert "AdapterFileError" in capsys.readouterr().err
+
+
+def test_texts_of_a_table_and_lines_of_a_file_stay_as_they_are(tmp_path):
+    from subtuning_hf.cli.predict_inputs import read_inputs
+
+    file = tmp_path / "texts.csv"
+    file.write_text("text,n\n007,1\n1e3,2\nNA,3\nnull,4\n")
+    assert list(read_inputs([str(file)], True, None).rows["text"]) == ["007", "1e3", "NA", "null"]
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes("\ufeffone\u2028still one\r\n\n  two\x0cstill two\n".encode())
+    assert list(read_inputs([str(lines)], True, None).rows["text"]) == ["one\u2028still one", "  two\x0cstill two"]
+
+
+@pytest.mark.parametrize(("place", "words"), [("none/out.csv", "there is no folder"), ("there.csv", "exists already")])
+def test_an_output_that_cannot_be_written_is_refused_first(place, words, tmp_path, capsys):
+    (tmp_path / "there.csv").write_text("")
+    assert main(["predict", "no-adapter", "texts.txt", "--output", str(tmp_path / place)]) == 2
+    assert words in capsys.readouterr().err

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
 from subtuning_hf.cli.recipe import DataSection
-from subtuning_hf.cli.recipe_rows import encode_labels, load_rows
+from subtuning_hf.cli.recipe_rows import encode_labels, load_rows, read_table
 from subtuning_hf.errors import RecipeError
 
 ROWS = {"text": [f"row {i}" for i in range(10)], "kind": ["b", "a"] * 5}
@@ -175,3 +175,75 @@ def test_the_image_folder_of_the_other_tests(base):
     rows = load_rows(DataSection(path=f"{base}/photos", image_column="image"))
     assert rows.names == ["dark", "light", "red"] and (len(rows.train), len(rows.test)) == (24, 12)
     assert json.dumps(list(rows.test["label"])) == json.dumps([0] * 4 + [1] * 4 + [2] * 4)
+
+
+# --- tables as they are written ---------------------------------------------------------------
+def table(folder, lines, name="rows.csv"):
+    file = folder / name
+    file.write_text("\n".join(["text,kind", *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def whole(file):
+    """All rows of a file, with classes, and their names."""
+    parts, names = encode_labels({"train": read_table(file, ["text", "kind"])}, "kind")
+    return parts["train"], names
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        ("2019 2020 2021", ["2019", "2020", "2021"]),
+        ("1 2 3 4 5 10", ["1", "2", "3", "4", "5", "10"]),
+        ("01 02 03", ["01", "02", "03"]),
+        ("0 1 2", ["0", "1", "2"]),
+        ("None NA null", ["NA", "None", "null"]),
+        ("True False", ["False", "True"]),
+        ("1 2 b", ["1", "2", "b"]),
+    ],
+)
+def test_labels_are_the_classes_that_there_are(kinds, names, tmp_path):
+    rows, found = whole(table(tmp_path, [f"text {n},{kind}" for n, kind in enumerate(kinds.split())]))
+    assert found == names and [names[label] for label in rows["kind"]] == kinds.split()
+
+
+def test_a_class_of_the_test_rows_alone_keeps_its_place():
+    parts = {"train": Dataset.from_dict({"kind": [0, 3, 1]}), "test": Dataset.from_dict({"kind": [2]})}
+    assert encode_labels(parts, "kind")[1] == ["0", "1", "2", "3"]
+    parts["test"] = Dataset.from_dict({"kind": [7]})
+    with pytest.raises(RecipeError, match="labels 7, which no training row has"):
+        encode_labels(parts, "kind")
+
+
+@pytest.mark.parametrize("kinds", ["0.5 1.25", "1 2.0", "1e-3 2"])
+def test_numbers_in_a_table_are_no_classes(kinds, tmp_path):
+    with pytest.raises(RecipeError, match="numbers to regress on"):
+        whole(table(tmp_path, [f"text,{kind}" for kind in kinds.split()]))
+
+
+def test_texts_stay_as_they_are_written(tmp_path):
+    texts = ["007", "1e3", "NA", "null", "nan", "None", "12"]
+    rows, _ = whole(table(tmp_path, [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]))
+    assert list(rows["text"]) == texts
+    found = load_rows(section(tmp_path / "rows.csv", test_fraction=0.3))
+    assert sorted([*found.train["text"], *found.test["text"]]) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: table(folder, ["one,a", ",b"]), "row 1 of split 'train' has nothing in column 'text'"),
+        (lambda folder: table(folder, []), "has no rows|holds no rows"),
+        (lambda folder: _bytes(folder, b""), "it holds no rows"),
+        (lambda folder: _bytes(folder, b"text,kind\n\xff\xfe,a\n"), "it is no text in UTF-8"),
+        (lambda folder: write(folder, "jsonl", "x", {"text": [1, 2], "kind": ["a", "b"]}), "must hold texts, found"),
+    ],
+)
+def test_tables_that_are_none(make, words, tmp_path):
+    with pytest.raises(RecipeError, match=words):
+        load_rows(section(make(tmp_path), test_fraction=0.5))
+
+
+def _bytes(folder, content):
+    (folder / "raw.csv").write_bytes(content)
+    return folder / "raw.csv"

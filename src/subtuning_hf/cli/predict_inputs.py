@@ -80,7 +80,9 @@ def _texts(word: str, column: str | None) -> list[str]:
     if place.suffix.lower() in TABLES:
         return [str(value) for value in _column(place, column, "text")]
     try:
-        return [line for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Lines as an editor counts them: str.splitlines() also cuts at form feeds and the like.
+        lines = place.read_text(encoding="utf-8-sig").split("\n")
+        return [line.removesuffix("\r") for line in lines if line.strip()]
     except UnicodeDecodeError:
         raise RecipeError(f"'{word}' is no text in UTF-8; this adapter is for texts.") from None
 
@@ -117,15 +119,14 @@ def _column(file: Path, column: str | None, usual: str) -> list[Any]:
     """A column of a table."""
     from .recipe_rows import read_table
 
-    rows = read_table(file)
-    names = rows.column_names
+    names = read_table(file).column_names
     wanted = column or (names[0] if len(names) == 1 else usual)
     if wanted not in names:
         raise RecipeError(
             f"'{file}' has the columns {', '.join(names)}, not '{wanted}'. Name one with --column."
             + did_you_mean(wanted, names)
         )
-    values = list(rows[wanted])
+    values = list(read_table(file, [wanted])[wanted])
     missing = next((index for index, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise RecipeError(f"'{file}': row {missing} has nothing in column '{wanted}'.")

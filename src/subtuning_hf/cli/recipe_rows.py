@@ -6,9 +6,13 @@ Knows data sets on the Hub and on disk, in any form that `datasets` reads; does 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from datasets.exceptions import DatasetsError
 
 from ..errors import RecipeError
 from .recipe import DataSection
@@ -28,6 +32,8 @@ BUILDERS = {
 }
 # Labels are compared and sorted by these; a float is a number to regress on.
 _LABELS = (bool, int, str)
+_TEXTS = ("string", "large_string")
+_WHOLE, _NUMBER = re.compile(r"-?(0|[1-9]\d*)"), re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def _load(section: DataSection) -> Any:
     try:
         found: Any
         if section.path is not None and place.is_file():
-            found = read_table(place)
+            columns = (section.text_column, section.image_column, section.label_column)
+            found = read_table(place, [name for name in columns if name is not None])
         elif section.path is not None and any((place / f).is_file() for f in ("dataset_dict.json", "state.json")):
             found = load_from_disk(origin)
         else:
@@ -97,19 +104,21 @@ def _load(section: DataSection) -> Any:
             found = load_dataset(origin, section.config, revision=revision)
     except RecipeError:
         raise
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"data: '{origin}' cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, DatasetsError) as error:
+        raise RecipeError(f"data: '{origin}' cannot be loaded: {_reason(error)}") from error
     if isinstance(found, Dataset):
         found = DatasetDict({section.train_split: found})
     return found
 
 
-def read_table(file: Path) -> Dataset:
+def read_table(file: Path, as_written: Sequence[str] = ()) -> Dataset:
     """
     The rows of one file.
 
     Args:
         file (`Path`): CSV, TSV, JSON, JSON lines, parquet or arrow.
+        as_written (`Sequence[str]`, *optional*): Columns of a CSV or TSV file that stay texts: no `007` becomes 7,
+            and no `NA` becomes nothing. Names that it lacks do no harm.
 
     Raises: [`RecipeError`]: If it is of another kind, or is not what its name says.
     """
@@ -118,11 +127,22 @@ def read_table(file: Path) -> Dataset:
     kind = BUILDERS.get(file.suffix.lower())
     if kind is None:
         raise RecipeError(f"data.path: '{file}' must be a folder or end in one of {', '.join(BUILDERS)}.")
-    options = {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
+    options: dict[str, Any] = {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
+    if kind == "csv":
+        options |= {"converters": dict.fromkeys(as_written, str), "keep_default_na": False, "na_values": [""]}
     try:
         return load_dataset(kind, data_files=str(file), split="train", **options)  # type: ignore[return-value]
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"'{file}' cannot be read: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, DatasetsError) as error:
+        raise RecipeError(f"'{file}' cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why `datasets` could not read something: its own error tells little."""
+    found = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ is not None else error
+    if isinstance(found, UnicodeDecodeError):
+        return "it is no text in UTF-8."
+    said = (str(found).strip() or type(found).__name__).splitlines()[0]
+    return "it holds no rows." if "No columns to parse" in said or "corresponds to no data" in said else said
 
 
 def _split(section: DataSection, found: Any, key: str) -> Dataset:
@@ -144,7 +164,18 @@ def _split(section: DataSection, found: Any, key: str) -> Dataset:
             )
     if len(rows) == 0:
         raise RecipeError(f"data.{key}: split '{name}' of '{origin}' has no rows.")
+    if section.text_column is not None:
+        _check_texts(rows, section.text_column, name)
     return as_images(rows, section.image_column, _folder(section)) if section.image_column is not None else rows
+
+
+def _check_texts(rows: Dataset, column: str, split: str) -> None:
+    feature = rows.features[column]
+    if getattr(feature, "dtype", None) not in _TEXTS:
+        raise RecipeError(f"data.text_column: '{column}' of split '{split}' must hold texts, found {feature}.")
+    missing = next((row for row, text in enumerate(rows.with_format(None)[column]) if text is None), None)
+    if missing is not None:
+        raise RecipeError(f"data.text_column: row {missing} of split '{split}' has nothing in column '{column}'.")
 
 
 def _folder(section: DataSection) -> Path:
@@ -169,7 +200,7 @@ def as_images(rows: Dataset, column: str, folder: Path) -> Dataset:
     feature = rows.features[column]
     if isinstance(feature, Image):
         return rows
-    if getattr(feature, "dtype", None) not in ("string", "large_string"):
+    if getattr(feature, "dtype", None) not in _TEXTS:
         raise RecipeError(f"data.image_column: '{column}' must hold images or paths of image files, found {feature}.")
     paths = [str(folder / path) for path in rows[column]]
     missing = next((path for path in paths if not Path(path).is_file()), None)
@@ -182,7 +213,8 @@ def encode_labels(parts: dict[str, Dataset], column: str) -> tuple[dict[str, Dat
     """
     Labels as class indices, the same in all parts.
 
-    Classes that the data set names keep their order. Names are sorted; whole numbers from 0 are indices already.
+    Classes that the data set names keep their order. Names are sorted; whole numbers from 0 without a gap are indices
+    already, and others, such as years or ratings from 1, are names of classes, in their order.
 
     Args:
         parts (`dict[str, datasets.Dataset]`): The splits; `train` decides which classes there are.
@@ -194,7 +226,7 @@ def encode_labels(parts: dict[str, Dataset], column: str) -> tuple[dict[str, Dat
     from datasets import ClassLabel
 
     features = {key: rows.features[column] for key, rows in parts.items()}
-    labels = {key: list(rows.with_format(None)[column]) for key, rows in parts.items()}
+    labels = _as_meant({key: list(rows.with_format(None)[column]) for key, rows in parts.items()})
     for key, values in labels.items():
         _check_labels(values, column, key)
     named = isinstance(features["train"], ClassLabel)
@@ -203,9 +235,11 @@ def encode_labels(parts: dict[str, Dataset], column: str) -> tuple[dict[str, Dat
     for key, feature in features.items():
         if isinstance(feature, ClassLabel):  # other names, or another order of them: an index means nothing
             labels[key] = [feature.int2str(label) for label in labels[key]]
-    numbers = all(type(label) is int for values in labels.values() for label in values)
-    if numbers:
-        known: list[Any] = list(range(max(labels["train"]) + 1))
+    every = {label for values in labels.values() for label in values}
+    if all(type(label) is int for label in every):
+        known: list[Any] = sorted(set(labels["train"]))
+        if every == set(range(known[-1] + 1)):  # a class may be in the test rows alone
+            known = list(range(known[-1] + 1))
     else:
         known = sorted(set(labels["train"]), key=str)
     names = [str(label) for label in known]
@@ -220,6 +254,18 @@ def encode_labels(parts: dict[str, Dataset], column: str) -> tuple[dict[str, Dat
         encoded = [index[label] for label in values]
         parts[key] = with_column(parts[key], column, encoded, ClassLabel(names=names))
     return parts, names
+
+
+def _as_meant(labels: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Labels that are written as numbers throughout, as a table has them, as numbers; `01` stays a name."""
+    every = {label for values in labels.values() for label in values}
+    if not every or not all(isinstance(label, str) for label in every):
+        return labels
+    if all(_WHOLE.fullmatch(label) for label in every):
+        return {key: [int(label) for label in values] for key, values in labels.items()}
+    if all(_NUMBER.fullmatch(label) or _WHOLE.fullmatch(label) for label in every):
+        return {key: [float(label) for label in values] for key, values in labels.items()}
+    return labels
 
 
 def with_column(rows: Dataset, column: str, values: list[Any], feature: Any) -> Dataset:
