@@ -72,7 +72,7 @@ def report(folder: Path) -> str:
         "# Rank of LoRA",
         "",
         "Written by `benchmarks/lora_ranks.py`: test accuracy in percent, mean ± standard deviation over three seeds "
-        "(`SubTuning`, `FT` and `LoRA` of the comparison, with the rank tried like a rate: five seeds, four trials).",
+        "(`SubTuning`, `FT` and `LoRA` of the comparison, with the rank tried like a rate: five seeds, six trials).",
     ]
     for file in sorted(folder.glob("*/found.json")):
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -67,7 +67,8 @@ def changed(model, task):
 def test_every_hyperparameter_is_tried_at_as_many_values_as_there_are_trials(trials):
     points = design(trials)
     assert len(points) == trials
-    assert all(len({point[column] for point in points}) == trials for column in range(3))
+    assert all(len({point[column] for point in points}) == trials for column in range(4))
+    assert [METHODS["LoRA"].settings(point, 1e-3)["rank"] for point in design(4)] == [32, 16, 4, 2]
     assert points == design(trials) and points == sorted(points)
 
 
@@ -84,8 +85,8 @@ def test_further_trials_lie_beyond_the_edge_or_beside_the_best():
     assert refine(points, [0, 1, 2, 3]) == (1.125, *points[3][1:])
     assert refine(points, [0, 3, 2, 1]) == (0.5, *points[1][1:])
     assert refine(points, [2, 3, -float("inf"), 1]) == (0.25, *points[1][1:])
-    assert refine([*points, (0.5, 9, 9)], [0, 3, 2, 1, 2.5]) == (0.4375, *points[1][1:])
-    assert refine(design(1), [1]) == (0.25, 0.5, 0.5)
+    assert refine([*points, (0.5, 9, 9, 9)], [0, 3, 2, 1, 2.5]) == (0.4375, *points[1][1:])
+    assert refine(design(1), [1]) == (0.25, 0.5, 0.5, 0.5)
     rates = [METHODS["FT"].settings(point, 1e-2)["learning_rate"] for point in ((-0.125, 0.5), (1.125, 0.5))]
     assert rates == [0.000313, 0.32]  # a factor of 4 beyond 0.00125 and 0.08
 
@@ -395,7 +396,7 @@ def test_a_fitted_head_starts_from_the_one_that_is_there():
 def test_lora_and_norms_trains_norms_with_their_statistics():
     task = make_task(Normed)
     method = METHODS["LoRA and norms"]
-    settings = method.settings((0.5, 0.5, 0.5), 1e-2)
+    settings = method.settings((0.5, 0.5, 0.5, 0.5), 1e-2)
     model, found = trained(method, task, settings)
     plain = METHODS["LoRA"].run(task, settings, 0, task.train, task.test)
     norms = 3 * 2 * 2 * WIDTH

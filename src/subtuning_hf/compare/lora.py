@@ -28,8 +28,8 @@ RANKS = (2, 4, 8, 16, 32)
 @dataclass(frozen=True)
 class LoRA(TrainedMethod):
     """
-    LoRA in linear layers and convolutions, the head trained beside it. The rank is tried like a rate; `lora_alpha` is
-    twice the rank.
+    LoRA in linear layers and convolutions, the head trained beside it. The rank is tried like a rate, the high ones at
+    low rates, since `lora_alpha` is twice the rank and high ranks diverge first.
 
     Args:
         name (`str`, *optional*, defaults to `"LoRA"`): For tables.
@@ -49,7 +49,7 @@ class LoRA(TrainedMethod):
         return {"method": "DoRA" if self.dora else "LoRA", "blocks": where} | ({"norms": True} if self.norms else {})
 
     def settings(self, point: Point, learning_rate: float) -> Settings:
-        rank = RANKS[min(int(point[2] * len(RANKS)), len(RANKS) - 1)]
+        rank = RANKS[min(int(point[-1] * len(RANKS)), len(RANKS) - 1)]
         return super().settings(point, learning_rate) | {"rank": rank}
 
     def prepare(self, model: nn.Module, settings: Settings, task: Task, rows: Dataset) -> nn.Module:

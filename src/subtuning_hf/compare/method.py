@@ -25,7 +25,7 @@ Point = Sequence[float]
 RATE_RANGE = (1 / 16, 16.0)
 # A new head wants larger steps than pretrained blocks, by how much differs.
 HEAD_RANGE = (1.0, 32.0)
-_DIMENSIONS = 3
+_SHUFFLED = 2
 # A step beyond the edge, as a share of the range: a factor of 4 in learning rates.
 REFINING_STEP = 0.25
 
@@ -35,18 +35,18 @@ def design(trials: int) -> list[tuple[float, ...]]:
     The trials of a comparison as points of the unit cube, the same for every method: a Latin hypercube.
 
     Each coordinate takes the middle of each of `trials` equal parts once, so each hyperparameter is tried at as many
-    values as there are trials. The first one rises.
+    values as there are trials. The first one rises; the last one falls, for what makes high rates unbearable.
 
     Args:
         trials (`int`): How many.
 
-    Returns: `list[tuple[float, ...]]`: points of three coordinates.
+    Returns: `list[tuple[float, ...]]`: points of four coordinates.
     """
     middles = [(place + 0.5) / trials for place in range(trials)]
     columns = [middles]
-    for column in range(1, _DIMENSIONS):
+    for column in range(1, _SHUFFLED + 1):
         columns.append(random.Random(column).sample(middles, trials))
-    return list(zip(*columns, strict=True))
+    return list(zip(*columns, reversed(middles), strict=True))
 
 
 def refine(points: Sequence[Point], scores: Sequence[float]) -> tuple[float, ...]:
