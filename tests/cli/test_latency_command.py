@@ -80,6 +80,26 @@ def test_settings_that_do_not_fit(recipe, tmp_path, capsys, words, message):
     assert not (tmp_path / "out" / "journal").exists()
 
 
+@pytest.mark.parametrize("below", ["", "/new"])
+def test_a_file_is_no_folder_and_is_refused_before_measuring(base, tmp_path, capsys, monkeypatch, below):
+    from subtuning_hf.multitask import latency as measuring
+
+    monkeypatch.setattr(measuring, "measure_latency", lambda *args, **kwargs: pytest.fail("it was measured"))
+    (tmp_path / "file").write_text("mine")
+    assert latency(base / "model", "--batch", "1", "--output-dir", f"{tmp_path}/file{below}") == 2
+    assert "file' is no folder. Name another folder with --output-dir" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_after_all(base, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LatencyProfile, "save", full)
+    assert latency(base / "model", "--batch", "1", "--image-size", 32, "--output-dir", tmp_path) == 2
+    said = capsys.readouterr()
+    assert "No space left on device" in said.err and "block tuned alone" in said.out  # what was measured is not lost
+
+
 def test_options_that_do_not_fit(base, tmp_path, capsys):
     assert latency(base / "model", "--device", "nowhere") == 2
     assert "must be one that this machine has" in capsys.readouterr().err

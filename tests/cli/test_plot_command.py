@@ -239,6 +239,57 @@ def called(monkeypatch, name, folder=None):
     return seen
 
 
+# --- what goes wrong -------------------------------------------------------------------------
+def test_long_paths_of_modules_are_drawn(tmp_path):
+    names = [f"{'a_wrapper_of_the_model.' * 6}layer.{index}" for index in range(3)]
+    study = study_of(names, {names[2]: 0.2}, [FORWARD], pairs(names), folds=2)
+    assert draw(write(tmp_path / "journal", study)) == 0
+    assert drawn(tmp_path) == ["ladder.png", "pairs.png", "pareto.png", "profile.png", "timeline.png"]
+
+
+def test_one_picture_that_fails_does_not_keep_others_from_being_drawn(search, monkeypatch, capsys):
+    from subtuning_hf import plots
+
+    def fails(*args, **kwargs):
+        raise ValueError("left cannot be >= right")
+
+    monkeypatch.setattr(plots, "plot_profile", fails)
+    monkeypatch.setitem(plot.PICTURES, "pareto", fails)
+    assert draw(search) == 2
+    assert drawn(search) == ["ladder.png", "timeline.png"]
+    said = capsys.readouterr()
+    assert "profile: ValueError: left cannot be >= right" in said.err and "\n  pareto: ValueError" in said.err
+    assert "pairs: 5 of 15" in said.out
+    assert draw(search, "--what", "profile") == 2
+
+
+@pytest.mark.parametrize("below", [".", "new/folder"])
+def test_a_file_is_no_folder_and_is_refused_before_anything_is_drawn(search, tmp_path, monkeypatch, below):
+    seen = called(monkeypatch, "plot_profile")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ArgumentsError, match=r"file' is no folder\. Name another folder with --output-dir"):
+        draw(search, "--output-dir", tmp_path / "file" / below)
+    assert not seen and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_closed_folder_is_refused(search, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)  # root may write everywhere
+    with pytest.raises(ArgumentsError, match="no permission to write in"):
+        draw(search, "--output-dir", tmp_path / "pictures")
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_a_disk_that_is_full_ends_it(search, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(ArgumentsError, match="plots': No space left on device"):
+        draw(search)
+
+
 # --- the command line ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("words", "message"),

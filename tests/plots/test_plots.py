@@ -1,5 +1,9 @@
 """The finetuning profile: what is drawn is what the records say."""
 
+import dataclasses
+import warnings
+from itertools import pairwise
+
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -8,11 +12,12 @@ from matplotlib.colors import to_rgb
 
 from plots.studies import LONG, MANY, NAMES, result_of, study_of, texts_of, ticks_of
 from subtuning_hf.errors import ArgumentsError
-from subtuning_hf.plots import Reference, plot_profile
+from subtuning_hf.plots import Reference, plot_ladder, plot_pairs, plot_pareto, plot_profile, plot_timeline, save_figure
 from subtuning_hf.plots.style import THEMES
+from subtuning_hf.search.pareto import pareto_front
 from subtuning_hf.search.profile import profile_of
 from subtuning_hf.search.records import BlockInfo, Candidate, Evaluation, SearchSpec, StudySpec
-from subtuning_hf.search.space import HEAD_ONLY, windows
+from subtuning_hf.search.space import HEAD_ONLY, pairs, windows
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +128,98 @@ def test_what_cannot_be_drawn(result):
     empty = profile_of(StudySpec((BlockInfo("a", 1),), 3, "accuracy", True), [])
     with pytest.raises(ArgumentsError, match="no rows"):
         plot_profile(empty)
+
+
+# --- strange names and scores ----------------------------------------------------------------
+def drawn_of(names, score, metric="accuracy", loss=False):
+    """The pictures of a study in which `score` gives the scores, one after another."""
+    study = study_of(names, {}, [], [HEAD_ONLY, *windows(names), *pairs(names)], folds=2)
+    spec = dataclasses.replace(study.spec, metric=metric, greater_is_better=not loss)
+    scored = tuple(dataclasses.replace(e, score=score(i)) for i, e in enumerate(study.evaluations))
+    study = dataclasses.replace(study, spec=spec, evaluations=scored, searches=(SearchSpec(max_blocks=1),))
+    profile = profile_of(spec, scored)
+    yield "profile", plot_profile(profile, full_finetuning=Reference(-score(0) if loss else score(0), label=names[0]))
+    yield "pairs", plot_pairs(profile_of(spec, scored, pairs(names)), profile)
+    yield "pareto", plot_pareto(pareto_front(spec, scored))
+    yield "ladder", plot_ladder(result_of(study))
+
+
+def score_ticks(figure):
+    """What is written at the scores, of a colour bar where that shows them."""
+    figure.draw_without_rendering()
+    for axes in (figure.axes[0], *figure.axes[0].child_axes):
+        if axes.yaxis.get_major_formatter().__class__.__name__ == "_Scores":
+            low, high = sorted(axes.get_ylim())
+            yield from (t.label1.get_text() for t in axes.yaxis.get_major_ticks() if low <= t.get_loc() <= high)
+
+
+@pytest.mark.parametrize(
+    ("score", "loss"),
+    [
+        (lambda i: 0.501, False),
+        (lambda i: 0.501 + 1e-16 * (i % 2), False),
+        (lambda i: 0.9991 + 1e-5 * (i % 3), False),
+        (lambda i: -0.0, True),
+        (lambda i: -1e-7 * (i % 7), True),
+        (lambda i: -0.002 * (i % 3), True),
+        (lambda i: -3e7 - 1e6 * (i % 5), True),
+    ],
+    ids=["equal", "equal but for rounding", "close", "no loss", "tiny losses", "small losses", "huge losses"],
+)
+def test_ticks_are_distinct_and_there_is_no_minus_zero(score, loss):
+    for kind, figure in drawn_of(NAMES, score, loss=loss):
+        ticks = list(score_ticks(figure))
+        assert 2 <= len(ticks) == len(set(ticks)), (kind, ticks)
+        values = [float(tick.removesuffix(" %")) for tick in ticks]
+        steps = [b - a for a, b in pairwise(values)]
+        assert max(map(abs, steps)) == pytest.approx(min(map(abs, steps)), rel=1e-3), (kind, ticks)
+        written = [*ticks, *(word for text in texts_of(figure) for word in text.split())]
+        assert not {"-0", "-0.0", "-0.00"} & set(written), kind
+
+
+LONG_NAMES = [f"{'a_wrapper_of_the_model.' * 8}layer.{index}" for index in range(3)]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "eval_" + 20 * "long_name_", "a metric of many words " * 5])
+def test_long_names_leave_room_for_the_axes(metric):
+    for kind, figure in drawn_of(LONG_NAMES, lambda i: 0.5 + 0.01 * (i % 4), metric):
+        figure.draw_without_rendering()
+        box = figure.axes[0].get_window_extent()
+        assert box.width / figure.dpi > 3.5, kind
+        width, height = figure.canvas.get_width_height()
+        for label in (figure.axes[0].xaxis.label, figure.axes[0].yaxis.label):
+            room = label.get_window_extent()
+            assert room.x0 >= -1 and room.y0 >= -1 and room.x1 <= width + 1 and room.y1 <= height + 1, kind
+        assert figure.get_size_inches()[1] < 9
+
+
+def test_a_long_pattern_keeps_its_ends():
+    figures = dict(drawn_of(LONG_NAMES, lambda i: 0.5))
+    words = figures["profile"].axes[0].get_xlabel()
+    assert words.startswith("block, from input to output\n(a_wrapper") and words.endswith(".layer.*)") and "…" in words
+
+
+@pytest.mark.parametrize("names", [["模型.层0", "模型.层1"], ["net.😀a", "net.😀b"], ["n.$a$x", "n.$\\b"]])
+def test_names_that_the_font_lacks_are_drawn_without_a_word(names, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind, figure in drawn_of(names, lambda i: 0.5 + 0.01 * (i % 4)):
+            assert len(save_figure(figure, tmp_path / kind)) == 2
+
+
+def test_one_is_not_many():
+    study = study_of(NAMES[:3], {}, [], [pairs(NAMES[:3])[0], pairs(NAMES[:3])[1]], folds=1)
+    words = texts_of(plot_pairs(profile_of(study.spec, study.evaluations, pairs(NAMES[:3]))))
+    assert any("1 pair was not trained on all folds and stays empty" in text for text in words)
+    alone = study_of(NAMES[:1], {}, [], [HEAD_ONLY], folds=1)
+    assert any(text.startswith("1 training by 1 process") for text in texts_of(plot_timeline(alone)))
+
+
+def test_pictures_of_others_keep_their_formulas(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    axes.loglog([1, 1e6], [1, 1e6])
+    save_figure(figure, tmp_path / "log.png")
+    assert all(label.get_parse_math() for label in axes.get_xticklabels())

@@ -89,7 +89,7 @@ def test_an_old_journal_that_was_continued():
     bars, guessed = bars_of(study((0, None, 10.0, 0), (1, 500.0, 20.0, 0), (2, 505.0, 20.0, 1)))
     assert guessed == 1 and [(bar.start, bar.end) for bar in bars] == [(490, 500), (500, 520), (505, 525)]
     figure = plot_timeline(study((0, None, 10.0, 0), (1, 500.0, 20.0, 0), (2, 505.0, 20.0, 1)))
-    assert "for the first 1 trainings no start times" in words_of(figure)
+    assert "for the first training no start times" in words_of(figure)
 
 
 def test_lanes_are_in_the_order_of_processes():

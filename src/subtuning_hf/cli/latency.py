@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentsError, ModelNotFoundError, how_to_install
+from .plot import cannot_write, check_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,8 +49,10 @@ def run(options: argparse.Namespace) -> int:
 
     from ..multitask.latency import measure_latency
 
+    folder = Path(options.output_dir or (options.model if _journals(options.model) else "."))
+    check_folder(folder)  # measuring takes minutes
     set_seed(0)
-    model, study = model_of(options)
+    model = model_of(options)
     inputs = inputs_for(model, options.image_size, options.length)
     before = torch.get_num_threads()
     if options.threads is not None:
@@ -67,8 +70,10 @@ def run(options: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(before)
     print(profile.table())
-    folder = Path(options.output_dir or (options.model if study else "."))
-    files = [profile.save(folder / "latency.json"), *_draw(profile, folder)]
+    try:
+        files = [profile.save(folder / "latency.json"), *_draw(profile, folder)]
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     print(f"\nin {folder}: {', '.join(file.name for file in files)}")
     return 0
 
@@ -102,21 +107,25 @@ def _device(name: str) -> Any:
 
 
 # --- the model -------------------------------------------------------------------------------
-def model_of(options: argparse.Namespace) -> tuple[nn.Module, bool]:
+def model_of(options: argparse.Namespace) -> nn.Module:
     """
-    The model that is named, with random weights, and whether it is that of a study.
+    The model that is named, or that of the study, with random weights.
 
     Raises: [`ModelNotFoundError`]: If there is none.
     """
     from .models import model_structure
 
-    folder = Path(options.model)
-    journals = [place for place in (folder / "journal", folder) if place.is_dir() and any(place.glob("*.jsonl"))]
+    journals = _journals(options.model)
     if not journals:
-        return model_structure(options.model, options.revision, options.auto_class, random_weights=True), False
+        return model_structure(options.model, options.revision, options.auto_class, random_weights=True)
     from ..search.journal import read_study
 
-    return _model_of_study(read_study(journals[0]).spec.settings.get("model", {}), options.model), True
+    return _model_of_study(read_study(journals[0]).spec.settings.get("model", {}), options.model)
+
+
+def _journals(model: str) -> list[Path]:
+    folder = Path(model)
+    return [place for place in (folder / "journal", folder) if place.is_dir() and any(place.glob("*.jsonl"))]
 
 
 def _model_of_study(identity: dict[str, Any], study: str) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw, and say what was written and what is missing."""
+    """Draw, and say what was written, what is missing and what failed: one picture does not keep others from it."""
     try:
         from ..plots import save_figure
     except ImportError as error:
@@ -64,30 +66,72 @@ def run(options: argparse.Namespace) -> int:
     from ..search.journal import read_study
 
     journal = journal_of(options.study)
-    material = Material(read_study(journal))
     folder = Path(options.output_dir) if options.output_dir else journal.parent / "plots"
-    asked = options.what is not None
-    missing, drawn = [], 0
-    for what in options.what or WHAT:
+    check_folder(folder)
+    missing: list[str] = []
+    failed: list[str] = []
+    drawn = 0
+    for name, draw in _drawings(Material(read_study(journal)), options.what, missing, failed):
         try:
-            for name, draw in PICTURES[what](material, asked):
-                files = []
-                for theme in options.theme:
-                    target = folder / f"{name}{SUFFIXES[theme]}"
-                    files += save_figure(draw(theme=theme), target, tuple(options.format))
-                if not drawn:
-                    print(f"in {folder}:")
-                print(f"  {', '.join(file.name for file in files)}", flush=True)
-                drawn += 1
-        except Lacking as error:
-            missing.append(f"{what}: {error}")
+            themes = {theme: folder / f"{name}{SUFFIXES[theme]}" for theme in options.theme}
+            made = [save_figure(draw(theme=theme), file, tuple(options.format)) for theme, file in themes.items()]
+        except OSError as error:  # the next one could not be written either
+            raise cannot_write(folder, error) from error
+        except Exception as error:
+            failed.append(_failure(name, error))
+            continue
+        if not drawn:
+            print(f"in {folder}:")
+        print(f"  {', '.join(file.name for files in made for file in files)}", flush=True)
+        drawn += 1
     if missing:
-        print("\nnot drawn:", *missing, sep="\n  ")
-    if not drawn:
+        print("\nnot drawn:", *missing, sep="\n  ", flush=True)
+    if failed:
+        print("\nfailed:", *failed, sep="\n  ", file=sys.stderr)
+    elif not drawn:
         raise ArgumentsError(
             f"The journal '{journal}' holds nothing of what was to be drawn. What makes it is said above."
         )
-    return 0
+    return 2 if failed else 0
+
+
+def _drawings(
+    material: Material, asked: Sequence[str] | None, missing: list[str], failed: list[str]
+) -> Iterator[Drawing]:
+    """What can be drawn; adds a line to `missing` or `failed` for a kind that cannot."""
+    for what in asked or WHAT:
+        try:
+            yield from PICTURES[what](material, asked is not None)
+        except Lacking as error:
+            missing.append(f"{what}: {error}")
+        except Exception as error:
+            failed.append(_failure(what, error))
+
+
+def _failure(name: str, error: Exception) -> str:
+    return f"{name}: {type(error).__name__}: {error}"
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Refuse a folder in which nothing can be written, before there is something to write. Makes nothing.
+
+    Args:
+        folder (`Path`): What --output-dir says; it need not be there yet.
+
+    Raises: [`ArgumentsError`]: If it, or the one in which it would have to be made, is a file or closed.
+    """
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or not place.name)
+    if not there.is_dir():
+        raise cannot_write(folder, f"'{there}' is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise cannot_write(folder, f"no permission to write in '{there.absolute()}'")
+
+
+def cannot_write(folder: Path, reason: OSError | str) -> ArgumentsError:
+    """The error that says so."""
+    words = reason if isinstance(reason, str) else (reason.strerror or str(reason))
+    return ArgumentsError(f"Nothing can be written into '{folder}': {words}. Name another folder with --output-dir.")
 
 
 def journal_of(study: str) -> Path:

@@ -12,7 +12,7 @@ from ..errors import ArgumentsError
 from ..search.greedy import score_of
 from ..search.space import UNTOUCHED
 from .names import ordered_union, short_names
-from .style import Theme, finish, format_axis, format_of, in_short, new_figure, theme_of
+from .style import Theme, finish, format_axis, format_of, in_short, new_figure, own_looks, spread, theme_of
 from .ticks import label_points, name_ticks
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ TITLES = {"forward": "Greedy search", "backward": "Greedy search, backward", "li
 CHANGES = {"add": ("+ ", "added"), "remove": ("− ", "removed"), "choose": ("", "chosen")}
 
 
+@own_looks()
 def plot_ladder(
     result: SearchResult, *, percent: bool | None = None, title: str | None = None, theme: str = "light"
 ) -> Figure:
@@ -51,7 +52,7 @@ def plot_ladder(
     name_ticks(axes, _names(result, steps), colours, most=22)
     if _sized(steps):
         axes.set_xlabel("step, and the parameters trained after it", color=colours.muted, fontsize=9, labelpad=8)
-    low, high = axes.get_ylim()
+    low, high = spread(*axes.get_ylim())
     axes.set_ylim(low - 0.1 * (high - low), high + 0.22 * (high - low))
     format_axis(axes, percent, sign)
     axes.set_ylabel(result.metric + ("" if sign > 0 else " (up is better)"), color=colours.muted, fontsize=9)

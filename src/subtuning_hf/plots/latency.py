@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .names import short_names
-from .style import Theme, finish, new_figure, theme_of
+from .style import Theme, finish, new_figure, own_looks, theme_of
 from .ticks import name_ticks
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
 
 
+@own_looks()
 def plot_latency(profile: LatencyProfile, *, title: str = "Added latency", theme: str = "light") -> Figure:
     """
     Draw what tuning one block adds to one pass of the base, a line for each size of the batch.

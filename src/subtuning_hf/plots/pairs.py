@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from ..errors import ArgumentsError
 from .names import clipped, ordered_union, short_names
-from .style import Theme, colour_bar, finish, format_of, new_figure, theme_of
+from .style import Theme, colour_bar, finish, format_of, new_figure, own_looks, spread, theme_of
 from .ticks import name_ticks
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOMY = 13  # blocks up to which the cells have room for numbers
 
 
+@own_looks()
 def plot_pairs(
     profile_of_pairs: Profile,
     profile_of_blocks: Profile | None = None,
@@ -57,7 +58,10 @@ def plot_pairs(
     axes.spines["bottom"].set_visible(False)
     edges = np.arange(len(blocks) + 1) - 0.5
     gap = 1.0 if len(blocks) <= 24 else 0.3
-    mesh = axes.pcolormesh(edges, edges, table, cmap=colours.scale, edgecolors=colours.ground, linewidth=gap)
+    low, high = spread(float(np.nanmin(table)), float(np.nanmax(table)))
+    mesh = axes.pcolormesh(
+        edges, edges, table, cmap=colours.scale, vmin=low, vmax=high, edgecolors=colours.ground, linewidth=gap
+    )
     axes.set_ylim(len(blocks) - 0.5, -0.5)
     if len(blocks) <= ROOMY:
         _write_cells(axes, table, percent, sign, colours)
@@ -68,7 +72,8 @@ def plot_pairs(
     name_ticks(axes, names, colours, "x", most=22)
     where = "block, from input to output" + (f"   ({pattern})" if pattern else "")
     axes.set_xlabel(where, color=colours.muted, fontsize=9, labelpad=8)
-    words = f"{profile_of_pairs.metric}, mean of {profile_of_pairs.num_folds} folds"
+    folds = profile_of_pairs.num_folds
+    words = f"{profile_of_pairs.metric}, mean of {folds} fold{'s' * (folds > 1)}"
     colour_bar(axes, mesh, colours, words, percent, sign)
     shorts = dict(zip(blocks, names, strict=True))
     return finish(figure, axes, colours, title, _subtitle(profile_of_pairs, best, singles, shorts, percent, write))
@@ -95,12 +100,12 @@ def _table(blocks: Sequence[str], rows: Sequence[ProfileRow]) -> np.ndarray:
 
 
 def _write_cells(axes: Axes, table: np.ndarray, percent: bool, sign: int, colours: Theme) -> None:
-    low, high = np.nanmin(table), np.nanmax(table)
+    low, high = spread(float(np.nanmin(table)), float(np.nanmax(table)))
     for (down, right), value in np.ndenumerate(table):
         if np.isnan(value):
             continue
-        text = f"{100 * value:.1f}" if percent else f"{sign * value:.3g}"
-        ink = colours.on(colours.scale((value - low) / ((high - low) or 1)))
+        text = f"{100 * value:.1f}" if percent else f"{sign * value + 0.0:.3g}"
+        ink = colours.on(colours.scale((value - low) / (high - low)))
         axes.text(right, down, text, ha="center", va="center", fontsize=8, color=ink)
 
 
@@ -123,5 +128,7 @@ def _subtitle(
         points = f"{100 * gain:+.1f} points" if percent else f"{gain:+.3g}"
         words += f", {points.replace('-', '−')} over the better of the two alone"
     if profile.missing:
-        words += f"\n{len(profile.missing)} pairs were not trained on all folds and stay empty"
+        missing = len(profile.missing)
+        pairs = "1 pair was" if missing == 1 else f"{missing} pairs were"
+        words += f"\n{pairs} not trained on all folds and stay{'s' * (missing == 1)} empty"
     return words

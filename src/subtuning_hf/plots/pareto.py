@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from ..errors import ArgumentsError
 from ..search.space import UNTOUCHED
 from .names import clipped, ordered_union, short_names
-from .style import Theme, colour_bar, finish, format_axis, in_short, new_figure, theme_of
+from .style import Theme, colour_bar, finish, format_axis, in_short, new_figure, own_looks, spread, theme_of
 from .ticks import label_points
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MORE = 4  # names beside those on the line: of selections that are ahead in where they begin to tune
 
 
+@own_looks()
 def plot_pareto(
     front: ParetoFront, *, percent: bool | None = None, title: str = "Score and price", theme: str = "light"
 ) -> Figure:
@@ -116,7 +117,7 @@ def _scale(axes: Axes, places: _Places, colours: Theme) -> None:
     axes.set_xscale("log")
     left = places.none / places.room**0.8 if places.has_none else places.least / places.room
     axes.set_xlim(left, places.most * places.room**1.4)
-    low, high = axes.get_ylim()
+    low, high = spread(*axes.get_ylim())
     axes.set_ylim(low - 0.02 * (high - low), high + 0.14 * (high - low))
     ticks = _ticks(places)
     texts = [in_short(tick) for tick in ticks]

@@ -16,14 +16,13 @@ from matplotlib.figure import Figure
 
 from ..errors import ArgumentsError
 from ..search.space import UNTOUCHED
-from .names import names_of, ordered_union
-from .style import Theme, finish, format_axis, format_of, new_figure, theme_of
+from .badges import Badge, badge_text, draw_badges
+from .names import clipped, names_of, ordered_union
+from .style import Theme, finish, format_axis, format_of, new_figure, own_looks, spread, theme_of
 from .ticks import name_ticks
 
 if TYPE_CHECKING:
     from ..search.profile import Profile
-
-ORDINALS = ("1st", "2nd", "3rd")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Reference:
     label: str | None = None
 
 
+@own_looks()
 def plot_profile(
     profile: Profile,
     *,
@@ -170,13 +170,10 @@ class _Bar:
 
 
 def _set_limits(axes: Axes, bars: Sequence[_Bar], references: Sequence[Reference]) -> None:
-    """Scores with their errors, and room above for the marks. Bars start at a reference, not at zero."""
+    """Scores with their errors. Bars start at a reference, not at zero."""
     spans = [(bar.mean, bar.error or 0.0) for bar in bars] + [(r.mean, r.error or 0.0) for r in references]
-    low = min(mean - error for mean, error in spans)
-    high = max(mean + error for mean, error in spans)
-    marked = [bar.mean + (bar.error or 0.0) for bar in bars if bar.order is not None]
-    room = (high - low) or 0.01
-    axes.set_ylim(low - 0.06 * room, max([high + 0.06 * room, *(top + 0.17 * room for top in marked)]))
+    low, high = spread(min(mean - error for mean, error in spans), max(mean + error for mean, error in spans))
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     beside = 0.7 + 0.3 * max(0, 5 - len(bars))  # a few bars need not be as wide as the picture
     axes.set_xlim(-beside, len(bars) - 1 + beside)
 
@@ -188,21 +185,13 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar], base: float, colours: Theme, or
         axes.bar(x, bar.mean - base, bottom=base, width=0.66, color=colour, linewidth=0)
         if bar.error:
             axes.errorbar(x, bar.mean, bar.error, color=colours.text, elinewidth=1.1, capsize=cap, capthick=1.1)
-        if bar.order is not None and ordered:
-            place = ORDINALS[bar.order] if bar.order < len(ORDINALS) else f"{bar.order + 1}th"
-            axes.annotate(
-                place,
-                (x, max(bar.mean + (bar.error or 0.0), base)),
-                xytext=(0, 11),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=8.5 if len(bars) < 24 else 7,
-                fontweight="bold",
-                color=colours.ground,
-                zorder=5,
-                bbox={"boxstyle": "round,pad=0.28", "facecolor": colours.chosen, "edgecolor": "none"},
-            )
+    if ordered:
+        badges = [
+            Badge(x, max(bar.mean + (bar.error or 0.0), base), bar.order)
+            for x, bar in enumerate(bars)
+            if bar.order is not None
+        ]
+        draw_badges(axes, badges, len(bars), colours)
 
 
 def _draw_references(
@@ -227,7 +216,7 @@ def _draw_references(
                 zorder=0.5,
             )
         axes.annotate(
-            f"{reference.label or words}\n{write(reference.mean)}",
+            f"{clipped(reference.label or words)}\n{write(reference.mean)}",
             (1, height),
             xycoords=("axes fraction", "data"),
             xytext=(7, 0),
@@ -280,6 +269,7 @@ def _subtitle(bars: Sequence[_Bar], kind: str, gain: bool, ordered: bool, profil
     if any(bar.error for bar in bars):
         words += " ± 1 s.e."
     if any(bar.order is not None for bar in bars):
-        mark = "1st, 2nd ...: the blocks that the greedy search chose, in its order"
+        first, second = (badge_text(order, len(bars)) for order in (0, 1))
+        mark = f"{first}, {second} ...: the blocks that the greedy search chose, in its order"
         words += f"\n{mark}" if ordered else "\nstrong colour: the blocks that the search kept"
     return words

@@ -6,8 +6,11 @@ Colours are of Okabe and Ito's palette, which colour-blind people can tell apart
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +22,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from ..errors import ArgumentsError
+from .names import clipped
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,25 @@ THEMES = {
 FONT = ["DejaVu Sans"]  # shipped with matplotlib, so that a picture is the same everywhere
 
 
+@contextmanager
+def own_looks() -> Iterator[None]:
+    """
+    Around all that draws: this font and no formulas, whatever is set outside, since `$` may be part of a name.
+    """
+    with without_glyph_warnings(), rc_context({"font.family": FONT, "text.parse_math": False}):
+        yield
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """
+    What a font lacks is drawn as a box; matplotlib would say so anew for every character each time a text is measured.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
 def theme_of(name: str) -> Theme:
     """
     A theme by name.
@@ -78,6 +101,7 @@ def theme_of(name: str) -> Theme:
 # Pages show pictures as wide as themselves, so every picture is as wide as a page: a wider one would have small print.
 WIDTH = 7.6  # inches
 EDGE = 0.16  # free at every edge, inches
+LEAST = 2.4  # width of axes, inches: what stands beside them is rather cut off
 
 
 def new_figure(height: float, theme: Theme, grid: str = "y") -> tuple[Figure, Axes]:
@@ -103,18 +127,24 @@ def finish(figure: Figure, axes: Axes, theme: Theme, title: str, subtitle: str) 
         figure (`matplotlib.figure.Figure`), axes (`matplotlib.axes.Axes`): As [`new_figure`] made them.
         theme ([`Theme`]): Colours.
         title (`str`): A bold line.
-        subtitle (`str`): Muted lines below it; long ones are broken.
+        subtitle (`str`): Muted lines below it. Long lines are broken, as are those of the axes' labels.
 
     Returns: `matplotlib.figure.Figure`: higher by what was needed; the axes keep their height and lose width.
     """
     heading = figure.text(0, 1, title, color=theme.text, fontsize=12.5, fontweight="bold", va="top")
-    body = figure.text(0, 1, subtitle, color=theme.muted, fontsize=9, va="top", linespacing=1.4)
-    body.set_text("\n".join(piece for line in subtitle.split("\n") for piece in _broken(figure, body, line)))
+    body = figure.text(0, 1, subtitle, color=theme.muted, fontsize=9, va="top")
+    for text in (heading, body):
+        _break_lines(figure, text, text.get_text(), WIDTH - 2 * EDGE)
+    labels = [(each, each.get_text()) for each in _labels(axes)]
     tops = [_inches(figure, text.get_window_extent()).height for text in (heading, body)]
     height = _inches(figure, axes.get_window_extent()).height
     for _ in range(3):  # in narrower axes other ticks may show, and names may have to be turned
-        inner, outer = _inches(figure, axes.get_window_extent()), _inches(figure, axes.get_tightbbox())
-        left, right = EDGE + inner.x0 - outer.x0, EDGE + outer.x1 - inner.x1
+        inner = _inches(figure, axes.get_window_extent())
+        for label, words in labels:
+            _break_lines(figure, label, words, inner.width if label is axes.xaxis.label else inner.height)
+        outer = _inches(figure, axes.get_tightbbox())
+        left = min(EDGE + inner.x0 - outer.x0, WIDTH - LEAST - EDGE)
+        right = min(EDGE + outer.x1 - inner.x1, WIDTH - LEAST - left)
         below, above = EDGE + inner.y0 - outer.y0, max(0.0, outer.y1 - inner.y1) + EDGE
         total = below + height + above + sum(tops) + 0.1 + EDGE
         figure.set_size_inches(WIDTH, total)
@@ -144,26 +174,78 @@ def _inches(figure: Figure, box: Any) -> Any:
     return box.transformed(figure.dpi_scale_trans.inverted())
 
 
-def _broken(figure: Figure, text: Text, line: str) -> list[str]:
-    """A line in pieces that are not wider than the picture."""
+def _labels(axes: Axes) -> list[Text]:
+    """What the axes are called, those of a colour bar too."""
+    return [axes.xaxis.label, axes.yaxis.label, *(child.yaxis.label for child in axes.child_axes)]
+
+
+def _break_lines(figure: Figure, text: Text, words: str, most: float) -> None:
+    """Write words in lines that are not longer than `most` inches."""
+    text.set_linespacing(1.4)
+    text.set_text("\n".join(piece for line in words.split("\n") for piece in _broken(figure, text, line, most)))
+
+
+def _broken(figure: Figure, text: Text, line: str, most: float) -> list[str]:
+    """A line in pieces that are not too long; a word that is too long by itself loses its middle."""
+
+    def length(words: str) -> float:
+        text.set_text(words)
+        box = _inches(figure, text.get_window_extent())
+        return max(box.width, box.height)  # it may be turned
+
     pieces: list[str] = []
     for word in line.split(" "):
-        text.set_text(f"{pieces[-1]} {word}" if pieces else word)
-        fits = _inches(figure, text.get_window_extent()).width <= WIDTH - 2 * EDGE
-        pieces = [*pieces[:-1], text.get_text()] if pieces and fits else [*pieces, word]
-    return pieces
+        if (long := length(word)) > most:
+            word = clipped(word, max(8, int(len(word) * most / long) - 1))
+        if pieces and length(f"{pieces[-1]} {word}") <= most:
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(word)
+    return [piece.rstrip() for piece in pieces]
 
 
 def format_of(percent: bool, sign: int = 1) -> Callable[[float], str]:
     """How a score is written: as the metric it stands for, in percent or with four digits."""
-    return lambda value: f"{100 * sign * value:.1f} %" if percent else f"{sign * value:.4g}"
+    return lambda value: f"{100 * sign * value:.1f} %" if percent else f"{sign * value + 0.0:.4g}"  # never -0
 
 
 def format_axis(axes: Axes, percent: bool, sign: int = 1) -> None:
     """Few round ticks on the vertical axis, written as the metric."""
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    text = (lambda value, _: f"{100 * sign * value:.3g} %") if percent else (lambda value, _: f"{sign * value:.4g}")
-    axes.yaxis.set_major_formatter(FuncFormatter(text))
+    axes.yaxis.set_major_formatter(_Scores(percent, sign))
+
+
+class _Scores(Formatter):
+    """Writes scores with as many digits as it takes to tell a tick from the next one."""
+
+    def __init__(self, percent: bool, sign: int) -> None:
+        self.scale, self.unit = (100 * sign, " %") if percent else (sign, "")
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        return self.format_ticks([value])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        alone = max(map(abs, values), default=0.0) or 1.0
+        step = abs(self.scale) * min((b - a for a, b in pairwise(sorted(values)) if b > a), default=alone)
+        return [in_steps(self.scale * value, step) + self.unit for value in values]
+
+
+def in_steps(value: float, step: float) -> str:
+    """A multiple of a step, with no more digits than the step has: 0.25 and 0.50, 1.2e-07."""
+    if abs(value) < step / 2:
+        return "0"  # what is left of a sum, or -0
+    decade = math.floor(math.log10(step) + 1e-6)
+    if decade >= -6 and abs(value) < 1e6:
+        return f"{value:.{max(0, -decade)}f}"
+    return f"{value:.{max(1, math.floor(math.log10(abs(value)) + 1e-6) - decade + 1)}g}"
+
+
+def spread(low: float, high: float) -> tuple[float, float]:
+    """The least and the greatest score; where all are equal but for rounding, a little less and a little more."""
+    size = max(abs(low), abs(high))
+    if high - low > 1e-9 * size:
+        return low, high
+    return low - (0.01 * size or 0.01), high + (0.01 * size or 0.01)
 
 
 def in_short(number: float) -> str:
@@ -197,6 +279,7 @@ def save_figure(figure: Figure, path: str | os.PathLike, formats: tuple[str, ...
         formats (`tuple[str, ...]`, *optional*, defaults to `("png", "svg")`): Formats to write.
 
     Returns: `list[Path]`: the files. Their bytes depend on the picture only: no date is written into them.
+    Raises: `OSError`: If they cannot be written.
     """
     target = Path(path)
     if target.suffix.lstrip(".").lower() in ("png", "svg", "pdf"):
@@ -206,7 +289,8 @@ def save_figure(figure: Figure, path: str | os.PathLike, formats: tuple[str, ...
     for form in formats:
         file = target.with_name(f"{target.name}.{form}")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
-        with rc_context({"svg.hashsalt": "subtuning"}):  # else the names inside an SVG are drawn by chance
+        # Pictures of others are saved too, formulas and all. Names inside an SVG would be drawn by chance.
+        with without_glyph_warnings(), rc_context({"svg.hashsalt": "subtuning"}):
             figure.savefig(file, dpi=200, facecolor=figure.get_facecolor(), metadata=metadata)
         written.append(file)
     return written

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from ..errors import ArgumentsError
 from ..search.space import UNTOUCHED
-from .style import Theme, finish, new_figure, theme_of
+from .style import Theme, finish, new_figure, own_looks, theme_of
 from .ticks import name_ticks
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Bar:
     budget: float
 
 
+@own_looks()
 def plot_timeline(study: Study, *, title: str = "Timeline of the search", theme: str = "light") -> Figure:
     """
     Draw who trained when: one lane for each process, one bar for each training.
@@ -232,13 +233,14 @@ def _subtitle(bars: Sequence[Bar], lanes: Sequence[str], breaks: Sequence[tuple[
     shares = [busy_share([bar for bar in bars if bar.lane == lane], breaks, (start, end)) for lane in lanes]
     idle = 1 - math.fsum(shares) / len(shares)
     people = f"{len(lanes)} process{'es' * (len(lanes) > 1)}"
-    words = f"{len(bars)} trainings by {people} in {in_words(worked)}"
+    words = f"{len(bars)} training{'s' * (len(bars) > 1)} by {people} in {in_words(worked)}"
     if guessed == len(bars):
         words += "; start times were not recorded, so they are drawn one after another and waiting does not show"
     else:
         words += f"; the processes were idle {100 * idle:.1f} % of the time"
         if guessed:
-            words += f"\nfor the first {guessed} trainings no start times were recorded: drawn one after another"
+            first = f"{guessed} trainings" if guessed > 1 else "training"
+            words += f"\nfor the first {first} no start times were recorded: drawn one after another"
     words += "\ncolour: how many blocks were trained together"
     return words + ("; low bars: a share of the training" if any(bar.budget < 1 for bar in bars) else "")
 

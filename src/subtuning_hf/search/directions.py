@@ -86,7 +86,7 @@ class Forward(Direction):
     def following(self, selection: Candidate, decision: Decision | None = None) -> tuple[Candidate, ...] | str:
         count = len(selection.blocks)
         if count == len(self.blocks):
-            return f"All {count} blocks are chosen."
+            return f"All {count} blocks are chosen." if count > 1 else "The only block is chosen."
         if self.search.max_blocks is not None and count >= self.search.max_blocks:
             return f"The bound max_blocks={self.search.max_blocks} is reached."
         found = tuple(wanted for wanted in add_one(self.blocks, selection) if self.exceeded(wanted) is None)
