@@ -250,6 +250,8 @@ def studied(study: Study, results: Path) -> list[str]:
     picture = file.parent / study.picture if study.picture else None
     shown = [f"![{study.title}]({link(picture)})", ""] if picture is not None and picture.exists() else []
     text = file.read_text(encoding="utf-8")
+    if study.heading and study.heading not in [line.lstrip("# ") for line in text.splitlines()]:
+        return []
     table = [
         *table_of(text, study.heading),
         *(f"\n{line}" for line in text.splitlines() if line.startswith(study.also)),

@@ -101,8 +101,8 @@ STUDIES = (
         f"python benchmarks/active.py --bench BENCH {_OUT}/active",
         "ResNet-20 of CIFAR-10 on 20 classes of CIFAR-100, mean ± standard deviation over seeds that draw pool and "
         "first rows. The model starts anew from its pretrained weights in each round; test rows are only scored. "
-        "Blocks and hyperparameters are chosen on the first 100 rows and kept. Coreset and BADGE were run for "
-        "SubTuning alone.",
+        "One block, by the default search as it was before it joined ties, and hyperparameters were chosen on the first "
+        "100 rows and kept. Coreset and BADGE were run for SubTuning alone.",
         picture="active.png",
     ),
     Study(
