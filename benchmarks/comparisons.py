@@ -168,7 +168,7 @@ def tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[st
         theirs = [row for row, _ in pairs]
         ours = [next(row for row in rows if row["method"] == "SubTuning") for _, rows in pairs]
         outcomes = [(row.get("against") or {}).get("outcome") for row in theirs]
-        gaps = [-100 * row["against"]["mean"] for row in theirs if row.get("against")]
+        gaps = [0.0 - 100 * row["against"]["mean"] for row in theirs if row.get("against")]
         counts = [str(outcomes.count(word)) if gaps else "" for word in ("loses", "ties", "wins")]
         ratios = [
             _middle([row[key] / own[key] for row, own in zip(theirs, ours, strict=True) if row[key] and own[key]])
