@@ -4,10 +4,10 @@ SubTuning beside other ways to fine-tune, on real data: who wins where.
     python benchmarks/comparisons.py --bench BENCH --output-dir benchmarks/results/comparisons
     python benchmarks/comparisons.py --output-dir benchmarks/results/comparisons --report
 
-Every method gets the same rows, epochs, trials of hyperparameters on one shared fold (four spread alike, two placed by
-one rule beside its best or beyond an edge), and five final seeds. One
-folder for each setting and draw of rows, with all finished runs: give the same command again after a stop. `--report`
-writes `comparisons.md` and the picture from what is there. `--bench` is a folder with `models/` and `datasets/`.
+Every method gets the same rows and epochs, trials of hyperparameters on one shared fold (four spread alike, two placed
+by one rule beside its best or beyond an edge), and five final seeds. One folder for each setting and draw of rows, with
+all finished runs: give the same command again after a stop. `--report` writes `comparisons.md` from what is there.
+`--bench` is a folder with `models/` and `datasets/`.
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ NAMES = ("contrast-300", "trec6-100")
 def study(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """One setting: test accuracies by place and rank."""
     setting, folder = SETTINGS[name], options.output_dir / name
-    compared = {row["method"]: row for row in read(options.comparisons)[name, 0]}
-    chosen = tuple(compared["SubTuning"]["blocks"])
+    chosen = tuple(compared(options.comparisons, name)["SubTuning"]["blocks"])
     task = load(setting, options.bench, 0)
     fold = make_folds(len(task.train), NUM_FOLDS, 0, labels=list(task.train["label"]))[0]
     log, found = RunLog(folder / "runs.jsonl"), {}
@@ -59,14 +58,29 @@ def study(options: argparse.Namespace, name: str) -> dict[str, Any]:
                 "trains": final[0]["trainable_parameters"],
             }
             print(f"{name} {where} rank {rank}: {100 * statistics.fmean(test):.1f} %", flush=True)
-    for method in ("SubTuning", "FT", "LoRA"):
-        row = compared[method]
-        found[method] = {"test": row["scores"], "trains": row["trainable_parameters"], "blocks": row.get("blocks")}
     (folder / "found.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def report(folder: Path) -> str:
+def compared(comparisons: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What the comparison of a setting says now, by method."""
+    return {
+        row["method"]: row | {"test": row["scores"], "trains": row["trainable_parameters"]}
+        for row in read(comparisons)[name, 0]
+    }
+
+
+def known(folder: Path, comparisons: Path) -> dict[str, dict[str, Any]]:
+    """All ways by setting: those of this study, and beside them those of the comparison."""
+    found = {}
+    for file in sorted(folder.glob("*/found.json")):
+        beside = compared(comparisons, file.parent.name)
+        ours = json.loads(file.read_text(encoding="utf-8"))
+        found[file.parent.name] = ours | {name: beside[name] for name in ("SubTuning", "FT", "LoRA")}
+    return found
+
+
+def report(settings: dict[str, dict[str, Any]]) -> str:
     """The tables as Markdown."""
     lines = [
         "# Rank of LoRA",
@@ -74,21 +88,19 @@ def report(folder: Path) -> str:
         "Written by `benchmarks/lora_ranks.py`: test accuracy in percent, mean ± standard deviation over three seeds "
         "(`SubTuning`, `FT` and `LoRA` of the comparison, with the rank tried like a rate: five seeds, six trials).",
     ]
-    for file in sorted(folder.glob("*/found.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        lines += ["", f"## {file.parent.name}", "", "| way | test | trains |", "|---|---|---|"]
+    for name, found in settings.items():
+        lines += ["", f"## {name}", "", "| way | test | trains |", "|---|---|---|"]
         for way, one in found.items():
             spread = f"{100 * statistics.fmean(one['test']):.1f} ± {100 * statistics.stdev(one['test']):.1f}"
             lines.append(f"| {way} | {spread} | {one['trains']:,} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(folder: Path) -> None:
+def draw(settings: dict[str, dict[str, Any]], folder: Path) -> None:
     """Accuracy against trainable parameters."""
-    files = sorted(folder.glob("*/found.json"))
-    figure, panels = plt.subplots(1, len(files), figsize=(5 * len(files), 3.8), layout="constrained", squeeze=False)
-    for axes, file in zip(panels[0], files, strict=True):
-        found = json.loads(file.read_text(encoding="utf-8"))
+    count = len(settings)
+    figure, panels = plt.subplots(1, count, figsize=(5 * count, 3.8), layout="constrained", squeeze=False)
+    for axes, (name, found) in zip(panels[0], settings.items(), strict=True):
         for where, color in (("all blocks", "tab:orange"), ("chosen blocks", "tab:green")):
             ones = [one for way, one in found.items() if way.startswith(where)]
             means = [100 * statistics.fmean(one["test"]) for one in ones]
@@ -103,7 +115,7 @@ def draw(folder: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("trainable parameters")
         axes.set_ylabel("test accuracy, %")
-        axes.set_title(file.parent.name, fontsize=10)
+        axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0][0].legend(fontsize=8, frameon=False)
@@ -128,9 +140,10 @@ def main() -> None:
             parser.error("--bench is needed, but for --report")
         for name in options.settings:
             study(options, name)
-    text = report(options.output_dir)
+    settings = known(options.output_dir, options.comparisons)
+    text = report(settings)
     (options.output_dir / "lora_ranks.md").write_text(text, encoding="utf-8")
-    draw(options.output_dir)
+    draw(settings, options.output_dir)
     print(text)
 
 

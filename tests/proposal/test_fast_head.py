@@ -91,3 +91,18 @@ def test_gradients_switched_off_outside_do_not_matter():
     with torch.no_grad():
         found = fit_head(features, labels, 3)
     assert torch.equal(found[0], expected[0]) and not found[0].requires_grad
+
+
+def test_a_fit_may_start_from_a_head():
+    """The distance from it is penalised: heavily, nothing changes; without need, nothing is lost by starting."""
+    generator = torch.Generator().manual_seed(0)
+    features, head = torch.randn(200, 6, generator=generator), torch.randn(3, 6, generator=generator)
+    labels = (features @ head.T).argmax(1)
+    start = (head, torch.zeros(3))
+    kept, _ = fit_head(features, labels, 3, ridge=1e6, start=start)
+    assert torch.allclose(kept, head, atol=1e-4)
+    anew, _ = fit_head(features, labels, 3, ridge=1e6)
+    assert float(anew.abs().max()) < 1e-4
+    light = [fit_head(features, labels, 3, ridge=1e-4, start=one) for one in (None, start)]
+    hits = [float(((features @ weight.T + bias).argmax(1) == labels).float().mean()) for weight, bias in light]
+    assert min(hits) > 0.97

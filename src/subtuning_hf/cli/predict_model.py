@@ -37,8 +37,10 @@ class Predictor:
 
     @property
     def problem(self) -> str | None:
-        """`str` or `None`: what the labels are, as a configuration of transformers says it."""
-        return getattr(self.model.get_base_model().config, "problem_type", None)
+        """`str` or `None`: what the labels are, where they are not one class per row."""
+        from ..hub.facts import problem_of
+
+        return problem_of(self.model)
 
     @property
     def is_regression(self) -> bool:

@@ -180,7 +180,7 @@ class PeakMemory:
             self._before: float | None = torch.cuda.memory_allocated() / 2**20
             return
         try:
-            give_back_memory()  # else what an earlier run left free is taken up unseen
+            _give_back_memory()  # else what an earlier run left free is taken up unseen
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
             self._before = _status("VmRSS")
         except OSError:
@@ -194,7 +194,7 @@ class PeakMemory:
         return round(most - self._before, 1)
 
 
-def give_back_memory() -> None:
+def _give_back_memory() -> None:
     """Free memory that nothing refers to goes back to the system, where glibc is there to do it."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
