@@ -5,8 +5,9 @@ Active learning on real data: does asking for labels help, and whom most?
     python benchmarks/active.py --output-dir benchmarks/results/active --report
 
 ResNet-20 of CIFAR-10 on 20 classes of CIFAR-100. The pool is 1,500 training rows drawn by the seed; each method starts
-from the same 100 random ones. Blocks and hyperparameters (four trials, three folds) are chosen on these 100, per seed,
-and kept. The linear probe and the full fine-tune ask by margin, entropy and chance, SubTuning by coreset and BADGE too.
+from the same 100 random ones. In every round blocks and hyperparameters (five trials, scored on two of three folds) are
+chosen anew on all labelled rows, and the model starts from its pretrained weights. The linear probe and the full
+fine-tune ask by margin, entropy and chance, SubTuning by coreset and BADGE too.
 Finished rounds are on disk: give the same command again after a stop. `--report` writes `active.md` and the picture
 from what is there. `--bench` is a folder with `models/` and `datasets/`.
 """
@@ -50,23 +51,23 @@ MARKS = {"margin": "o", "random": "s", "entropy": "^", "coreset": "D", "badge": 
 def run(options: argparse.Namespace, seed: int) -> None:
     """All methods from one draw of rows."""
     started, task = time.process_time(), load(SETTING, options.bench, seed)
-    rounds, methods = [], {}
+    rounds: list[dict[str, Any]] = []
     for name, acquisitions in ASKED.items():
-        found = active_learning(
+        rounds += active_learning(
             task,
             [name],
             acquisitions,
             options.budgets,
             learning_rate=SETTING.learning_rate,
-            tuning_folds=3,
+            num_refinements=1,
+            tuning_folds=2,
+            choose_each_round=True,
             seed=seed,
             output_dir=options.output_dir,
             search_arguments={"num_threads": 1, "disable_tqdm": True, "max_blocks": 3},
             say=lambda text: print(f"  {text}", flush=True),
-        )
-        rounds += found.rounds
-        methods |= found.methods
-    done = {"seed": seed, "rounds": rounds, "methods": methods}
+        ).rounds
+    done = {"seed": seed, "rounds": rounds}
     (options.output_dir / f"seed-{seed}.json").write_text(json.dumps(done) + "\n", encoding="utf-8")
     print(f"seed {seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
@@ -113,7 +114,8 @@ def report(studies: Sequence[dict[str, Any]]) -> str:
         f"ResNet-20 of CIFAR-10 on the first 20 classes of CIFAR-100: a pool of {SETTING.rows:,} training rows, "
         f"{SETTING.test_rows} test rows, {SETTING.epochs} epochs in each round from the pretrained weights. "
         f"Test accuracy in percent, mean and standard deviation over {seeds}, each with its own pool, "
-        "first rows, new head, blocks and hyperparameters. The first rows are the same for all.",
+        "first rows and new head. The first rows are the same for all. In every round blocks and hyperparameters are "
+        "chosen anew on the labelled rows: five trials for each method, scored on two of three folds.",
         "",
         head,
         "|---|---|" + "---|" * len(budgets),
@@ -122,12 +124,14 @@ def report(studies: Sequence[dict[str, Any]]) -> str:
         cells = [in_points([one["score"] for one in by_budget[budget]]) for budget in budgets]
         lines.append(f"| {method} | {acquisition} | " + " | ".join(cells) + " |")
     lines += ["", "## Against random rows, and against other methods", "", *differences(curves, budgets)]
-    lines += ["", "## What was chosen on the first rows", ""]
-    lines += ["| seed | method | blocks | hyperparameters |", "|---|---|---|---|"]
+    lines += ["", "## What was chosen, with random rows", ""]
+    lines += ["| seed | method | rows | blocks | hyperparameters |", "|---" * 5 + "|"]
     for study in studies:
-        for name, one in study["methods"].items():
-            blocks = "all" if one["blocks"] is None else ", ".join(one["blocks"]) or "none"
-            lines.append(f"| {study['seed']} | {name} | {blocks} | {format_settings(one['settings'])} |")
+        for one in study["rounds"]:
+            if one["acquisition"] == "random":
+                blocks = "all" if one["blocks"] is None else ", ".join(one["blocks"]) or "none"
+                line = [study["seed"], one["method"], one["budget"], blocks, format_settings(one["settings"])]
+                lines.append(f"| {' | '.join(map(str, line))} |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PretrainedConfig
 
 from compare.test_compare import Net, accuracy, collate, rows_of
-from subtuning_hf.compare import ACQUISITIONS, METHODS, Selection, Task, active_learning
+from subtuning_hf.compare import ACQUISITIONS, METHODS, Selection, Task, active_learning, compare
 from subtuning_hf.compare.active_outputs import KeptMethod, blank_labels, look_at
 from subtuning_hf.compare.active_rules import Seen, badge, chance, coreset, entropy, margin
 from subtuning_hf.compare.choosing import middle_settings
@@ -223,6 +223,34 @@ def test_a_stopped_run_goes_on_to_the_same(tmp_path):
 
 def _without_times(rounds):
     return [{name: value for name, value in one.items() if name != "seconds"} for one in rounds]
+
+
+@pytest.mark.parametrize("each_round", [False, True])
+def test_blocks_and_hyperparameters_are_chosen_on_the_labelled_rows(each_round, tmp_path):
+    task = make_task(epochs=12)
+    asked = {
+        "settings": None, "blocks": None, "budgets": (16, 22), "num_trials": 2, "num_refinements": 0, "num_folds": 2,
+        "choose_each_round": each_round, "search_arguments": {"max_blocks": 1}, "output_dir": tmp_path,
+    }  # fmt: skip
+    found = learn(task, ["SubTuning"], ["random", "margin"], **asked)
+    for one in found.rounds:
+        # What a comparison on the same rows chooses, which knows of no rounds.
+        chosen_on = one if each_round else found.rounds[0]
+        alone = replace(task, train=task.train.select(chosen_on["rows"]), _identity=[])
+        shared = {name: asked[name] for name in ("num_trials", "num_refinements", "num_folds", "search_arguments")}
+        row = compare(alone, ["SubTuning"], learning_rate=1e-2, num_seeds=1, **shared).rows[0]
+        assert (one["blocks"], one["settings"]) == (row["blocks"], row["settings"])
+        if each_round:
+            assert one["score"] == row["mean"]
+    lines = (tmp_path / "rounds.jsonl").read_text()
+    assert learn(task, ["SubTuning"], ["random", "margin"], **asked) == found
+    assert (tmp_path / "rounds.jsonl").read_text() == lines
+
+
+def test_what_was_given_is_not_chosen_again():
+    found = learn(make_task(epochs=1), ["SubTuning"], ["random"], choose_each_round=True)
+    assert [one["blocks"] for one in found.rounds] == [["layers.1"]] * len(BUDGETS)
+    assert [one["settings"] for one in found.rounds] == [MIDDLE] * len(BUDGETS)
 
 
 def test_seeds_share_a_folder(tmp_path):

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentsError
-from ..search.folds import make_folds
 from ..search.tables import text_table
 from ..training.data import class_labels, read_labels
 from ..training.fingerprint import fingerprint_value
 from .active_outputs import KeptMethod, blank_labels, look_at
+from .active_plan import Plan, Planner
 from .active_rules import ACQUISITIONS, RULES, chance
-from .choosing import Choice, Chooser, Following, middle_settings
-from .harness import Bench
+from .choosing import Chooser, Following
 from .log import RunLog, only_writer
 from .method import Settings, format_settings
-from .partial import Selection
 from .study import METHODS, check_methods, check_rate
 from .task import Task
 from .training import TrainedMethod
@@ -46,8 +43,8 @@ class ActiveLearning:
 
     Args:
         rounds (`list[dict]`): One for each method, acquisition and budget: their names, `budget`, `score`, `hits`,
-            `seconds`, and `rows`, the numbers of the labelled rows.
-        methods (`dict[str, dict]`): Of each method `blocks`, `settings` and `words`, why these.
+            `seconds`, `rows`, the numbers of the labelled rows, and `blocks` and `settings`, which were trained.
+        methods (`dict[str, dict]`): Of each method `blocks`, `settings` and `words`, why these, on the first rows.
     """
 
     rounds: list[dict[str, Any]]
@@ -85,6 +82,7 @@ def active_learning(
     num_refinements: int = 2,
     num_folds: int = 3,
     tuning_folds: int = 1,
+    choose_each_round: bool = False,
     seed: int = 0,
     label_column: str = "label",
     output_dir: str | Path | None = None,
@@ -95,10 +93,10 @@ def active_learning(
     """
     Let methods choose the rows that they are trained on.
 
-    The first rows are drawn by the seed, the same for every method and acquisition. On them, and never again, each
-    method chooses its blocks, if it chooses any, and its hyperparameters among the same number of trials on the same
-    folds; random picks too are the same for all methods. Every round trains from the pretrained weights, with the
-    epochs of the task, so that a larger budget has more steps.
+    The first rows are drawn by the seed, the same for every method and acquisition. On them each method chooses its
+    blocks, if it chooses any, and its hyperparameters among the same number of trials on the same folds; it keeps both,
+    unless it is to choose in every round. Random picks too are the same for all methods. Every round trains from the
+    pretrained weights, with the epochs of the task, so that a larger budget has more steps.
 
     Args:
         task ([`Task`]): `train` is the pool, of whose rows a method knows the labels that it has asked for.
@@ -110,7 +108,9 @@ def active_learning(
         blocks (`Sequence[str]`, *optional*): What SubTuning trains, in place of what a search on the first rows finds.
         num_trials (`int`, *optional*, defaults to 4), num_refinements (`int`, *optional*, defaults to 2), num_folds
             (`int`, *optional*, defaults to 3), tuning_folds (`int`, *optional*, defaults to 1), search_arguments
-            (`Mapping`, *optional*): As in [`compare`], for the first rows.
+            (`Mapping`, *optional*): As in [`compare`], for the rows on which is chosen.
+        choose_each_round (`bool`, *optional*, defaults to `False`): Choose anew on all labelled rows in every round:
+            few rows may want other blocks than many. Trials and a search then come before every training.
         seed (`int`, *optional*): Of the first rows, of choosing, training and picking.
         label_column (`str`, *optional*, defaults to `"label"`): Blanked in the rows that acquisitions look at.
         output_dir (`str` or `Path`, *optional*): Finished rounds are kept there, a JSON line each, and found again;
@@ -135,23 +135,22 @@ def active_learning(
     chosen: dict[str, dict[str, Any]] = {}
     with only_writer(file):
         log = RunLog(file)
-        bench = _bench(task, first, num_folds, seed, learning_rate, log, folder, search_arguments, label_column)
+        planner = Planner(
+            task, first, num_folds, num_trials, num_refinements, tuning_folds, seed, learning_rate, log, folder,
+            search_arguments or {}, label_column, settings or {}, blocks,
+        )  # fmt: skip
         blank = blank_labels(task.train, label_column, first[0])
         for name in names:
-            choice = bench.chosen[name] = _choice(name, bench, blocks)
-            assert isinstance(choice.method, TrainedMethod)
-            own: Settings = dict((settings or {}).get(name, {}))
-            if not own:
-                own = bench.tune(choice.method, num_trials, num_refinements, bench.folds[:tuning_folds]).best
-            trained = choice.method.blocks
-            chosen[name] = {"blocks": trained and list(trained), "settings": own, "words": choice.words}
-            learner = _Learner(task, blank, choice.method, own, seed, log, tuple(acquisitions), on_round)
+            plan = planner.plan(name, first)
+            chosen[name] = plan.to_json() | {"words": plan.words}
+            again = partial(planner.plan, name) if choose_each_round else None
+            learner = _Learner(task, blank, plan, again, seed, log, tuple(acquisitions), on_round)
             for acquisition in acquisitions:
                 path = learner.learn(acquisition, first, tuple(budgets))
                 found += [{"method": name, "acquisition": acquisition} | one for one in path]
                 if say is not None:
                     scores = ", ".join(f"{one['budget']}: {one['score']:.4f}" for one in path)
-                    say(f"{name} ({format_settings(own)}), {acquisition}: {scores}")
+                    say(f"{name} ({format_settings(plan.settings)}), {acquisition}: {scores}")
     return ActiveLearning(found, chosen)
 
 
@@ -161,8 +160,8 @@ class _Learner:
 
     task: Task
     blank: Dataset
-    method: TrainedMethod
-    settings: Settings
+    first: Plan
+    again: Callable[[tuple[int, ...]], Plan] | None
     seed: int
     log: RunLog
     acquisitions: tuple[str, ...]
@@ -170,29 +169,33 @@ class _Learner:
 
     def learn(self, acquisition: str, first: tuple[int, ...], budgets: tuple[int, ...]) -> list[dict[str, Any]]:
         """All rounds of one acquisition."""
-        rows, rounds = first, list[dict[str, Any]]()
+        rows, rounds, plan = first, list[dict[str, Any]](), self.first
         for place, budget in enumerate(budgets):
             more = budgets[place + 1] - budget if place + 1 < len(budgets) else 0
             # The first round is the same for all acquisitions, so it picks for each of them.
             wanted = (self.acquisitions if place == 0 else (acquisition,)) if more else ()
-            work = partial(self._run, rows, wanted, more)
-            found = self.log.get_or_run(self._key(rows, wanted, more), work)
+            if place and self.again is not None:
+                plan = self.again(rows)
+            work = partial(self._run, plan, rows, wanted, more)
+            found = self.log.get_or_run(self._key(plan, rows, wanted, more), work)
             if self.on_round is not None:
                 self.on_round()
             kept = [name for name in ("score", "num_examples", "hits", "seconds") if name in found]
-            rounds.append({"budget": budget, "rows": list(rows)} | {name: found[name] for name in kept})
+            rounds.append(
+                {"budget": budget, "rows": list(rows), **plan.to_json()} | {name: found[name] for name in kept}
+            )
             if more:
                 rows = tuple(sorted({*rows, *found["picked"][acquisition]}))
         return rounds
 
-    def _key(self, rows: tuple[int, ...], wanted: tuple[str, ...], more: int) -> dict[str, Any]:
-        key = {"task": self.task.identity, **self.method.key(), **self.settings, "seed": self.seed}
+    def _key(self, plan: Plan, rows: tuple[int, ...], wanted: tuple[str, ...], more: int) -> dict[str, Any]:
+        key = {"task": self.task.identity, **plan.method.key(), **plan.settings, "seed": self.seed}
         return key | {"labelled": fingerprint_value(list(rows)), "picks": more, "acquisitions": list(wanted)}
 
-    def _run(self, rows: tuple[int, ...], wanted: tuple[str, ...], more: int) -> dict[str, Any]:
+    def _run(self, plan: Plan, rows: tuple[int, ...], wanted: tuple[str, ...], more: int) -> dict[str, Any]:
         """Train, score the test rows, and pick for each acquisition."""
-        kept = KeptMethod(self.method)
-        found = kept.run(self.task, self.settings, self.seed, self.task.train.select(rows), self.task.test)
+        kept = KeptMethod(plan.method)
+        found = kept.run(self.task, plan.settings, self.seed, self.task.train.select(rows), self.task.test)
         pool = sorted(set(range(len(self.task.train))) - set(rows))
         seen = None
         if set(wanted) & set(RULES):
@@ -203,36 +206,6 @@ class _Learner:
             places = chance(len(pool), more, rng) if seen is None or name not in RULES else RULES[name](seen, more, rng)
             picked[name] = [pool[place] for place in places]
         return found | {"rows": list(rows), "picked": picked}
-
-
-def _bench(
-    task: Task,
-    first: tuple[int, ...],
-    num_folds: int,
-    seed: int,
-    learning_rate: float,
-    log: RunLog,
-    folder: Path | None,
-    search_arguments: Mapping[str, Any] | None,
-    label_column: str,
-) -> Bench:
-    """What choosers and trials share: the first rows."""
-    start = replace(task, train=task.train.select(first), _identity=[])
-    labels = read_labels(start.train, label_column)
-    # Rows drawn by chance may hold a single one of a class, by which no fold can be stratified.
-    stratify = min(Counter(labels).values()) > 1  # type: ignore[arg-type]
-    folds = make_folds(len(first), num_folds, seed, labels=labels, stratify=stratify)
-    asked = {"stratify": stratify, "label_column": label_column, **(search_arguments or {})}
-    own = None if folder is None else folder / f"seed-{seed}"
-    return Bench(task=start, folds=tuple(folds), seed=seed, learning_rate=learning_rate,
-                 middle=middle_settings(learning_rate), log=log, folder=own, search_arguments=asked)  # fmt: skip
-
-
-def _choice(name: str, bench: Bench, blocks: Sequence[str] | None) -> Choice:
-    method = METHODS[name]
-    if name == "SubTuning" and blocks is not None:
-        return Choice(Selection(blocks), 0, 0.0, "Blocks given by name.")
-    return method.choose(bench) if isinstance(method, Chooser) else Choice(method, 0, 0.0, "")
 
 
 def _checked(
