@@ -1,15 +1,14 @@
 """
-Which block wants tuning under which corruption: CIFAR-10 to CIFAR-10-C, a few hundred labelled images each.
+Which block wants tuning under which corruption: CIFAR-10 to CIFAR-10-C, 1,000 labelled images each.
 
     python benchmarks/corruptions.py --bench BENCH --output-dir benchmarks/results/corruptions
     python benchmarks/corruptions.py --output-dir benchmarks/results/corruptions --report
 
 For each corruption at severity 5 (`cifar_corruptions.py`): accuracy of the untouched ResNet-20, the profile that the
-default search predicts and what it chooses, and test accuracy of the choice and of a full fine-tune. Training and test
-rows are drawn by `--seed` from CIFAR-10's test split, the same images for every corruption. Both methods have the same
-rows, epochs and number of learning rates, tried on one shared fold. Finished runs are on disk: give the same command
-again after a stop. `--report` writes `corruptions.md` and the picture from what is there. `--bench` is a folder with
-`models/` and `datasets/`.
+default search predicts and what it chooses, and `compare` of the choice with other methods. Training and test rows are
+drawn by `--seed` from CIFAR-10's test split, the same images for every corruption. Finished runs are on disk: give the
+same command again after a stop. `--report` writes `corruptions.md` and the picture from what is there. `--bench` is a
+folder with `models/` and `datasets/`.
 """
 
 from __future__ import annotations
@@ -29,19 +28,16 @@ from cifar_corruptions import CORRUPTIONS, FAMILIES, corrupt
 from datasets import Dataset, load_dataset
 from PIL import Image
 
-from subtuning_hf.blocks import find_blocks
 from subtuning_hf.cli.metrics import compute_metrics_with
-from subtuning_hf.compare import FullFineTuning, RunLog, Selection, Task, difference, rates, repeat, tune
-from subtuning_hf.search.folds import make_folds
+from subtuning_hf.compare import METHODS, RunLog, Task, compare
+from subtuning_hf.search.journal import read_study
 
 sys.path.insert(0, str(Path(__file__).parent))
 import cifar_resnet
-from real_data import search_trainer, training_arguments
+from real_data import training_arguments
 
 NUM_FOLDS, MAX_BLOCKS = 3, 3
-# A full fine-tune likes lower rates than a few blocks do, so the range leans to its side.
-RATES = (5e-4, 2e-3, 8e-3)
-SEARCH_RATE = 4e-3
+LEARNING_RATE = 4e-3  # that of the other comparisons with this model
 
 
 def draw(options: argparse.Namespace) -> tuple[Dataset, Dataset]:
@@ -75,101 +71,114 @@ def task_of(options: argparse.Namespace, name: str, rows: tuple[Dataset, Dataset
     )
 
 
-def search(options: argparse.Namespace, name: str, task: Task) -> dict[str, Any]:
-    """The default search: its choice, and what it predicted for the head alone and for each block."""
-    trainer = search_trainer(
-        task,
-        options.output_dir / "searches" / name,
-        strategy="short-profile",
-        num_folds=NUM_FOLDS,
-        max_blocks=MAX_BLOCKS,
-        seed=options.seed,
-        learning_rate=SEARCH_RATE,
-        num_threads=1,
+def run(options: argparse.Namespace, name: str, rows: tuple[Dataset, Dataset]) -> dict[str, Any]:
+    """Everything about one corruption; what is on disk is not done again."""
+    task, folder = task_of(options, name, rows), options.output_dir / name
+    untouched = RunLog(folder / "untouched.jsonl").get_or_run(
+        {"task": task.identity, "what": "untouched"},
+        lambda: {"score": cifar_resnet.accuracy(task.model, task.test, task.eval_transform)},  # type: ignore[arg-type]
     )
-    result = trainer.search()
-    assert result.proposal is not None
-    predicted = {one.candidate.blocks: one.score for one in result.proposal.predictions}
-    names = [block.name for block in find_blocks(task.model)]
+    found = compare(
+        task,
+        options.methods,
+        learning_rate=LEARNING_RATE,
+        num_trials=options.trials,
+        num_refinements=options.refinements,
+        num_seeds=options.seeds_of_training,
+        num_folds=NUM_FOLDS,
+        seed=options.seed,
+        output_dir=folder,
+        search_arguments={"num_threads": 1, "disable_tqdm": True, "max_blocks": MAX_BLOCKS, "prefix_cache_gb": 2.0},
+    )
+    study = read_study(folder / "search-short-profile" / "journal")
+    predicted = {one.candidate.blocks: one.score for one in study.proposals[0].predictions}
+    names = [block.name for block in study.spec.blocks]
+    methods = {row["method"]: row for row in found.rows}
     return {
+        "corruption": name,
+        "untouched": untouched["score"],
         "names": names,
         "predicted": [predicted[block,] for block in names],
         "head": predicted[()],
-        "blocks": list(result.blocks),
-        "reason": result.reason,
-        "fine_tunes": result.proposal.planned,
-        "seconds": result.cost.seconds + result.proposal.seconds,
+        "methods": methods,
     }
 
 
-def run(options: argparse.Namespace, name: str, rows: tuple[Dataset, Dataset], log: RunLog) -> dict[str, Any]:
-    """Everything about one corruption; what is in the log is not done again."""
-    task = task_of(options, name, rows)
-    key = {"task": task.identity, "corruption": name, "seed": options.seed}
-    untouched = log.get_or_run(
-        key | {"what": "untouched"},
-        lambda: {"score": cifar_resnet.accuracy(task.model, task.test, task.eval_transform)},  # type: ignore[arg-type]
-    )
-    found = log.get_or_run(key | {"what": "search", "rate": SEARCH_RATE}, lambda: search(options, name, task))
-    folds = make_folds(len(task.train), NUM_FOLDS, options.seed, labels=list(task.train["label"]))
-    scores: dict[str, Any] = {}
-    for method in (Selection(found["blocks"]), FullFineTuning):
-        trials = tune(task, method, rates(*options.rates), folds[:1], options.seed, log)
-        seeds = range(options.seed, options.seed + options.seeds_of_training)
-        scores[method.name] = {
-            "learning_rate": trials.best["learning_rate"],
-            "runs": [
-                {name: one[name] for name in ("score", "hits", "num_examples")}
-                for one in repeat(task, method, trials.best, seeds, log)
-            ],
-        }
-    return {"corruption": name, "untouched": untouched["score"], "search": found, "methods": scores}
-
-
 # --- report ----------------------------------------------------------------------------------
-def in_points(scores: Sequence[float]) -> str:
-    """Mean and sample standard deviation in percent."""
-    spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    return f"{100 * statistics.fmean(scores):.1f}{spread}"
-
-
 def report(study: dict[str, Any]) -> str:
     """The table as Markdown."""
     options, found = study["options"], study["corruptions"]
+    trials = f"{options['trials']} trials and {options['refinements']} more beside the best one"
     lines = [
         "# Which block under which corruption",
         "",
         "Written by `python benchmarks/corruptions.py --bench BENCH --output-dir benchmarks/results/corruptions`. "
         "ResNet-20 of CIFAR-10, "
-        f"severity 5, {options['rows']} labelled images to choose and train on and {options['test_rows']} others to "
-        f"test, drawn by seed {options['seed']} from CIFAR-10's test split. The network was trained on CIFAR-10's "
+        f"severity 5, {options['rows']:,} labelled images to choose and train on and {options['test_rows']:,} others "
+        f"to test, drawn by seed {options['seed']} from CIFAR-10's test split. The network was trained on CIFAR-10's "
         "training split and its checkpoint picked on that test split, so that untouched accuracy flatters it a little; "
-        "labels of corrupted images were never seen by it. "
-        f"{options['epochs']} epochs, learning rates {', '.join(f'{rate:g}' for rate in options['rates'])} tried by "
-        f"each method on one fold, the search at {SEARCH_RATE:g}. Accuracy in percent, mean and standard deviation of "
-        f"{options['seeds_of_training']} trainings; the last column is SubTuning less FT, ± the standard error over "
-        "trainings and test rows. Frost is missing: it needs the photographs of the published program.",
+        f"labels of corrupted images were never seen by it. {options['epochs']} epochs; {trials}, as in "
+        "`subtuning compare`, on one fold. Accuracy in percent, mean and standard deviation of "
+        f"{options['seeds_of_training']} trainings; `+` or `-`: above or below SubTuning by the 95 % interval of the "
+        "paired difference, no sign: a tie; `=`: the same blocks. Frost is missing: it needs the photographs of the "
+        "published program.",
         "",
         *table_of(found),
+        "",
+        *tally(found),
     ]
-    spent = statistics.fmean(one["search"]["fine_tunes"] for one in found)
-    lines += ["", f"A search costs {spent:.1f} full fine-tunes by count. `chosen` is in the order of the search."]
+    costs = [one["methods"]["SubTuning"]["choosing"]["fine_tunes"] for one in found]
+    words = f"A search costs {statistics.fmean(costs):.1f} full fine-tunes by count of arithmetic"
+    lines += ["", f"{words}. `chosen` begins with the block that is predicted best."]
     return "\n".join(lines)
 
 
 def table_of(found: Sequence[dict[str, Any]]) -> list[str]:
     """A line for each corruption."""
-    lines = ["| family | corruption | untouched | best predicted block | chosen | SubTuning | FT | difference |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    names = methods_of(found)
+    lines = [f"| family | corruption | untouched | chosen | {' | '.join(names)} |", "|---" * (4 + len(names)) + "|"]
     for one in found:
-        search, runs = one["search"], {name: each["runs"] for name, each in one["methods"].items()}
-        gap = difference(runs["SubTuning"], runs["FT"])
-        best = search["names"][int(np.argmax(search["predicted"]))]
-        means = [in_points([each["score"] for each in runs[name]]) for name in ("SubTuning", "FT")]
+        ours = one["methods"]["SubTuning"]
+        cells = [cell(one["methods"][name], ours) for name in names]
         lines.append(
             f"| {family_of(one['corruption'])} | {one['corruption'].replace('_', ' ')} | {100 * one['untouched']:.1f} "
-            f"| {best} | {', '.join(search['blocks']) or 'none'} | {' | '.join(means)} "
-            f"| {100 * gap.mean:+.1f} ± {100 * (gap.error or 0):.1f} |"
+            f"| {', '.join(in_order(one)) or 'none'} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+def methods_of(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What every corruption has, SubTuning first."""
+    names = [name for name in METHODS if all(name in one["methods"] for one in found)]
+    return sorted(names, key=lambda name: name != "SubTuning")
+
+
+def cell(row: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Mean, spread and outcome."""
+    sign = {"wins": "+", "loses": "-"}.get((row.get("against") or {}).get("outcome", ""), "")
+    if row is not ours and row["blocks"] is not None and set(row["blocks"]) == set(ours["blocks"]):
+        sign = "="
+    spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+    return f"{100 * row['mean']:.1f}{spread}{sign}"
+
+
+def in_order(one: dict[str, Any]) -> list[str]:
+    """Chosen blocks, that first which is predicted best."""
+    predicted = dict(zip(one["names"], one["predicted"], strict=True))
+    return sorted(one["methods"]["SubTuning"]["blocks"], key=lambda block: -predicted[block])
+
+
+def tally(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Against each method, over corruptions."""
+    lines = ["| SubTuning against | wins | ties | loses | points, mean | lowest to highest |", "|---" * 6 + "|"]
+    for name in methods_of(found)[1:]:
+        rows = [one["methods"][name] for one in found]
+        outcomes = [row["against"]["outcome"] for row in rows]
+        gaps = [-100 * row["against"]["mean"] for row in rows]
+        counts = [outcomes.count("loses"), outcomes.count("ties"), outcomes.count("wins")]
+        lines.append(
+            f"| {name} | {' | '.join(map(str, counts))} | {statistics.fmean(gaps):+.1f} "
+            f"| {min(gaps):+.1f} to {max(gaps):+.1f} |"
         )
     return lines
 
@@ -184,15 +193,15 @@ def picture(found: Sequence[dict[str, Any]]) -> Any:
     from subtuning_hf.plots.style import colour_bar, finish, new_figure, theme_of
 
     theme = theme_of("light")
-    names = found[0]["search"]["names"]
-    table = np.array([np.array(one["search"]["predicted"]) - one["search"]["head"] for one in found])
+    names = found[0]["names"]
+    table = np.array([np.array(one["predicted"]) - one["head"] for one in found])
     figure, axes = new_figure(0.3 * len(found), theme, grid="")
     axes.spines["bottom"].set_visible(False)
     edges = [np.arange(count + 1) - 0.5 for count in (len(names), len(found))]
     mesh = axes.pcolormesh(*edges, table, cmap=theme.scale, edgecolors=theme.ground, linewidth=1.0)
     axes.set_ylim(len(found) - 0.5, -0.5)
     for place, one in enumerate(found):
-        for block in one["search"]["blocks"]:
+        for block in one["methods"]["SubTuning"]["blocks"]:
             axes.plot(names.index(block), place, "o", color=theme.best, markersize=7, markeredgecolor=theme.ground)
         if place and family_of(one["corruption"]) != family_of(found[place - 1]["corruption"]):
             axes.axhline(place - 0.5, color=theme.text, linewidth=1.2)
@@ -222,10 +231,12 @@ def main() -> None:
     parser.add_argument("--bench", type=Path, help="folder with models/ and datasets/")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--corruptions", nargs="*", default=list(CORRUPTIONS), choices=list(CORRUPTIONS))
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--methods", nargs="*", default=["SubTuning", "FT"], choices=list(METHODS))
+    parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--test-rows", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--rates", type=float, nargs="*", default=list(RATES))
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--refinements", type=int, default=1)
     parser.add_argument("--seeds-of-training", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="draws rows, folds and the search")
     parser.add_argument("--report", action="store_true", help="write the table from what is there, train nothing")
@@ -237,13 +248,12 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    log, rows, found = RunLog(options.output_dir / "runs.jsonl"), draw(options), []
+    rows, found = draw(options), list[dict[str, Any]]()
     kept = {name: value for name, value in vars(options).items() if name not in ("bench", "output_dir", "report")}
     for name in [name for name in CORRUPTIONS if name in options.corruptions]:
-        found.append(run(options, name, rows, log))
-        methods = found[-1]["methods"].items()
-        means = ", ".join(f"{key} {in_points([one['score'] for one in each['runs']])}" for key, each in methods)
-        print(f"{name}: {100 * found[-1]['untouched']:.1f}, {found[-1]['search']['blocks']}, {means}", flush=True)
+        found.append(run(options, name, rows))
+        means = ", ".join(f"{key} {100 * row['mean']:.1f}" for key, row in found[-1]["methods"].items())
+        print(f"{name}: {100 * found[-1]['untouched']:.1f}, {in_order(found[-1])}, {means}", flush=True)
         text = json.dumps({"options": kept, "corruptions": found}, indent=1)
         (options.output_dir / "corruptions.json").write_text(text + "\n", encoding="utf-8")
     write(options.output_dir)
