@@ -1,15 +1,18 @@
 """Rows of every kind that a recipe can name, and labels as class indices."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
+from subtuning_hf.cli.images import check_images
 from subtuning_hf.cli.recipe import DataSection
 from subtuning_hf.cli.recipe_rows import encode_labels, load_rows, read_table
-from subtuning_hf.errors import RecipeError
+from subtuning_hf.errors import DataError, RecipeError
 
 ROWS = {"text": [f"row {i}" for i in range(10)], "kind": ["b", "a"] * 5}
 
@@ -78,6 +81,38 @@ def test_images_by_path(tmp_path):
     (tmp_path / "pictures" / "2.png").unlink()
     with pytest.raises(RecipeError, match=r"there is no file '.*2.png', which column 'file' names"):
         load_rows(data)
+
+
+def test_broken_images_are_named_before_anything_is_trained(tmp_path):
+    draw = np.random.default_rng(0)
+    for place in ("train/x", "train/y", "test/x", "test/y"):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(draw.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / place / f"{i}.jpg")
+    data = DataSection(path=str(tmp_path), image_column="image", label_column="label")
+    assert len(load_rows(data).train) == 8
+    cut, text, other = (tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "test/x/3.jpg"))
+    cut.write_bytes(cut.read_bytes()[:-60])
+    text.write_text("none")
+    other.write_bytes(b"")
+    with pytest.raises(DataError, match="of the 8 train rows 2 have no picture in 'image' that can be read") as found:
+        load_rows(data)
+    assert f"{cut} (image file is truncated" in str(found.value)
+    assert f"{text} (nothing that Pillow knows). Mend them" in str(found.value)
+    cut.unlink()
+    text.unlink()
+    with pytest.raises(DataError, match="of the 8 test rows 1 have no picture .*3.jpg"):
+        load_rows(data)
+
+
+def test_images_without_a_file_are_named_by_row():
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    cells = [{"bytes": file.getvalue(), "path": None}] * 260 + [None, {"bytes": b"no", "path": None}] * 4
+    rows = Dataset.from_dict({"it": cells}, features=Features({"it": ImageFeature()}))
+    with pytest.raises(DataError, match=r"of the 268 test rows 8 .* row 260 \(there is none\), row 261 .* and 3 more"):
+        check_images(rows, "it", "test")
+    check_images(rows.select(range(260)), "it", "test")
 
 
 def test_labels_that_are_no_images(tmp_path):

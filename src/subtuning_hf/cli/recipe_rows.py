@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.exceptions import DatasetsError
 
 from ..errors import RecipeError
+from .images import check_images
 from .recipe import DataSection
 from .strict import did_you_mean
 from .vtab import load_task
@@ -61,7 +62,9 @@ def load_rows(section: DataSection) -> Rows:
         section ([`DataSection`]): The section.
 
     Returns: [`Rows`]
-    Raises: [`RecipeError`]: If a split or column is missing, the data cannot be found, or labels are no classes.
+    Raises:
+        [`RecipeError`]: If a split or column is missing, the data cannot be found, or labels are no classes.
+        [`DataError`]: If pictures cannot be read.
     """
     found = load_task(section.vtab, section.seed) if section.vtab is not None else _load(section)
     train = _split(section, found, "train_split")
@@ -82,6 +85,9 @@ def load_rows(section: DataSection) -> Rows:
     for key, most in (("train", section.max_train_rows), ("test", section.max_test_rows)):
         if most is not None and most < len(parts[key]):
             parts[key] = parts[key].shuffle(seed=section.seed).select(range(most))
+    if section.image_column is not None:
+        for key, part in parts.items():
+            check_images(part, section.image_column, key)
     return Rows(parts["train"], parts["test"], parts.get("validation"), names)
 
 
