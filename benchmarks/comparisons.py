@@ -79,6 +79,7 @@ def run(options: argparse.Namespace, setting: Setting, seed: int) -> None:
         num_refinements=options.refinements,
         num_seeds=options.seeds_of_training,
         num_folds=options.folds,
+        tuning_folds=options.tuning_folds,
         seed=seed,
         output_dir=folder,
         search_arguments={"num_threads": 1, "disable_tqdm": True, "max_blocks": 3, "prefix_cache_gb": 2.0},
@@ -87,8 +88,11 @@ def run(options: argparse.Namespace, setting: Setting, seed: int) -> None:
     print(f"{setting.name}, seed {seed}, {time.perf_counter() - started:.0f} s\n{found.table()}\n", flush=True)
 
 
+Found = dict[tuple[str, int], list[dict[str, Any]]]
+
+
 # --- report ----------------------------------------------------------------------------------
-def read(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def read(folder: Path) -> Found:
     """Finished comparisons by setting and draw."""
     found = {}
     for file in sorted(folder.glob("*_seed-*/comparison.json")):
@@ -98,16 +102,16 @@ def read(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
     return dict(sorted(found.items(), key=lambda item: (known.index(item[0][0]), item[0][1])))
 
 
-def report(folder: Path) -> str:
-    """The tables as Markdown."""
+def report(folder: Path, other: Path | None = None) -> str:
+    """The tables as Markdown; with the same settings in another folder beside."""
     found = read(folder)
     names = [name for name in METHODS if any(row["method"] == name for rows in found.values() for row in rows)]
     lines = [
         "# SubTuning beside other ways to fine-tune",
         "",
         "Written by `python benchmarks/comparisons.py --report` from the runs beside it. Test accuracy in percent, "
-        "mean over five seeds; every method had the same rows and epochs, and six trials on one shared fold of the "
-        "training rows: four of learning rate, head's learning rate and, where it has one, a third hyperparameter, "
+        f"mean over five seeds; every method had the same rows and epochs, and six trials on {shared_folds(folder)} of "
+        "the training rows: four of learning rate, head's learning rate and, where it has one, a third hyperparameter, "
         "spread alike, then two of the learning rate beside its best one, or beyond it where that was at an edge. The "
         f"number in a setting's name is that of its training rows. {SIGNS}",
         "",
@@ -117,6 +121,7 @@ def report(folder: Path) -> str:
         "",
         *tally(found, names),
         "",
+        *(beside(found, folder, read(other), other, names) if other is not None else []),
         "## Setting by setting",
         "",
     ]
@@ -126,7 +131,28 @@ def report(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def overview(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+def beside(ours: Found, folder: Path, others: Found, other: Path, names: Sequence[str]) -> list[str]:
+    """What the number of folds that score trials changes."""
+    lines = [f"| setting | trials on | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for key in [key for key in ours if key in others]:
+        for place, rows in ((other, others[key]), (folder, ours[key])):
+            means = {row["method"]: f"{100 * row['mean']:.1f}" for row in rows}
+            cells = " | ".join(means.get(name, "") for name in names)
+            lines.append(f"| {titled(*key)} | {shared_folds(place, *key)} | {cells} |")
+    return ["## Trials on one fold and on more", "", *lines, ""]
+
+
+def shared_folds(folder: Path, name: str = "*", seed: int | str = "*") -> str:
+    """By how many folds trials are scored, in words."""
+    counts = set()
+    for file in folder.glob(f"{name}_seed-{seed}/comparison.json"):
+        trials = json.loads(file.read_text(encoding="utf-8"))["trials"].values()
+        counts |= {len(scores) for one in trials for scores in one["fold_scores"]}
+    words = " or ".join("one" if count == 1 else str(count) for count in sorted(counts))
+    return f"{words} shared fold{'' if counts == {1} else 's'}"
+
+
+def overview(found: Found, names: Sequence[str]) -> list[str]:
     lines = ["| setting | " + " | ".join(names) + " | blocks |", "|---|" + "---|" * (len(names) + 1)]
     for (name, seed), rows in found.items():
         by_name = {row["method"]: row for row in rows}
@@ -157,7 +183,7 @@ def is_same(row: dict[str, Any], ours: dict[str, Any] | None) -> bool:
     return ours is not None and bool(row["blocks"]) and sorted(row["blocks"]) == sorted(ours["blocks"] or [])
 
 
-def tally(found: dict[tuple[str, int], list[dict[str, Any]]], names: Sequence[str]) -> list[str]:
+def tally(found: Found, names: Sequence[str]) -> list[str]:
     lines = [
         "| method | SubTuning wins | ties | loses | SubTuning less it, points | at an edge | trains | adapter "
         "| s / run | choosing |",
@@ -214,11 +240,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--refinements", type=int, default=2)
     parser.add_argument("--seeds-of-training", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=3, help="trials are scored by the first, choices by all")
+    parser.add_argument("--folds", type=int, default=3, help="choices are scored by all of them")
+    parser.add_argument("--tuning-folds", type=int, default=1, help="trials are scored by the first so many")
     parser.add_argument("--report", action="store_true", help="write tables from what is there, train nothing")
+    parser.add_argument("--beside", type=Path, help="with --report: a folder of the same settings, to be shown beside")
     options = parser.parse_args()
     if options.report:
-        text = report(options.output_dir)
+        text = report(options.output_dir, options.beside)
         (options.output_dir / "comparisons.md").write_text(text + "\n", encoding="utf-8")
         print(text)
         return

@@ -100,6 +100,15 @@ STUDIES = (
         "trec6-100, draw 0",
     ),
     Study(
+        "Trials scored by one fold or by three",
+        "three_folds/comparisons.md",
+        f"python benchmarks/comparisons.py --bench BENCH {_OUT}/three_folds --settings trec6-100 digits-100 "
+        "--tuning-folds 3",
+        "With 100 rows a fold scores a trial by 33, of which one is three points; here all 100 score it. Nothing else "
+        "is changed: the same blocks, trials spread alike, and final seeds.",
+        "Trials on one fold and on more",
+    ),
+    Study(
         "Corruptions",
         "corruptions/corruptions.md",
         f"python benchmarks/corruptions.py --bench BENCH {_OUT}/corruptions",
