@@ -72,7 +72,8 @@ STUDIES = (
         "profiles/profiles.md",
         f"python benchmarks/profiles.py --bench BENCH {_OUT}/profiles",
         "Each block alone, by three folds; the number in a name is that of the rows. Early blocks for corrupted "
-        "images, late ones for other classes, and for sentences the last but one: two draws of rows seldom disagree.",
+        "images, late ones for other classes, and for sentences most often the last but one; two draws of rows seldom "
+        "disagree.",
         "Each block alone",
         "profiles.png",
     ),
