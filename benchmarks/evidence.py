@@ -134,25 +134,12 @@ def losses(found: Mapping[tuple[str, int], Rows]) -> list[str]:
 
 def elsewhere(results: Path) -> list[str]:
     """The same for studies with tables of their own."""
-    lines = []
-    studies = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("active/seed-*.json"))]
-    if studies:
-        most = max(one["budget"] for one in studies[0]["rounds"])
-        means = {
-            method: 100
-            * statistics.fmean(
-                one["score"]
-                for study in studies
-                for one in study["rounds"]
-                if (one["method"], one["acquisition"], one["budget"]) == (method, "random", most)
-            )
-            for method in ("SubTuning", "FT")
-        }
-        if means["FT"] > means["SubTuning"]:
-            lines.append(
-                f"- in active learning, {most} random rows of 20 classes of CIFAR-100: FT {means['FT']:.1f}, SubTuning "
-                f"{means['SubTuning']:.1f} ([below](#active-learning))"
-            )
+    lines = asked_for(results)
+    for folder, place in (("baselines", "all-methods-of-subtuning-compare-text"), ("vtab", "the-protocol-of-vtab-1k")):
+        for key, rows in read(results / folder).items():
+            ahead = [row for row in rows if (row.get("against") or {}).get("outcome") == "wins"]
+            words = ", ".join(f"{row['method']} by {100 * row['against']['mean']:.1f} points" for row in ahead)
+            lines += [f"- {titled(*key)}, in [a study of its own](#{place}): {words}"] if words else []
     for file in sorted(results.glob("text_tasks/*/found.json")):
         one = json.loads(file.read_text(encoding="utf-8"))
         gap = statistics.fmean(one["all blocks"]["shown"]) - statistics.fmean(one["SubTuning"]["shown"])
@@ -160,6 +147,22 @@ def elsewhere(results: Path) -> list[str]:
             task = file.parent.name.split("_seed-")[0]
             lines.append(f"- {task}, {one['unit']}: all blocks by {abs(gap):.2g} ([below]({TEXT_TASKS}))")
     return lines
+
+
+def asked_for(results: Path) -> list[str]:
+    """Active learning: the budget of random rows at which the full fine-tune is furthest ahead."""
+    scores: dict[int, dict[str, list[float]]] = {}
+    for file in sorted(results.glob("active/seed-*.json")):
+        for one in json.loads(file.read_text(encoding="utf-8"))["rounds"]:
+            if one["acquisition"] == "random":
+                scores.setdefault(one["budget"], {}).setdefault(one["method"], []).append(100 * one["score"])
+    means = {most: {name: statistics.fmean(each) for name, each in by.items()} for most, by in scores.items()}
+    worst = max(means, key=lambda most: means[most]["FT"] - means[most]["SubTuning"], default=None)
+    if worst is None or means[worst]["FT"] <= means[worst]["SubTuning"]:
+        return []
+    ours, theirs = means[worst]["SubTuning"], means[worst]["FT"]
+    words = f"FT {theirs:.1f}, SubTuning {ours:.1f} ([below](#active-learning))"
+    return [f"- in active learning, {worst} random rows of 20 classes of CIFAR-100: {words}"]
 
 
 def draw_rows(found: Mapping[tuple[str, int], Rows], path: Path) -> bool:
