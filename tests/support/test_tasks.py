@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel, get_peft_model
 
+from subtuning_hf import SubTuningConfig
 from support.cases import NUM_LABELS, Case, Texts, compare, pad, predicted, toy
 from toys import BERT, GPT2, LLAMA
 
@@ -48,6 +50,13 @@ TASKS = {
         {"data_collator": pad, "compute_metrics": mse},
         make("BertForSequenceClassification", **BERT, num_labels=1, problem_type="regression"),
         lambda: Texts(lambda row, ids: sum(ids) / 100),
+    ),
+    # Prices are no classes, of which every fold would have to hold some.
+    "regression on whole numbers": Case(
+        {"metric_for_best_model": "mse", "greater_is_better": False},
+        {"data_collator": pad, "compute_metrics": mse},
+        make("BertForSequenceClassification", **BERT, num_labels=1),
+        lambda: Texts(lambda row, ids: row % 23),
     ),
     "multi-label": Case(
         {"metric_for_best_model": "accuracy"},
@@ -109,6 +118,23 @@ class Choices(torch.utils.data.Dataset):
 def test_exact_search_and_training(name, tmp_path):
     case = TASKS[name]
     compare(case, tmp_path)
+
+
+def test_a_width_that_labels_do_not_have_is_loaded_again(tmp_path):
+    """A choice is scored by one output, a vocabulary by as many as it has words; `id2label` names two or three."""
+    for name, head in (("multiple choice", None), ("causal LM, GPT-2", ["lm_head"]), ("masked LM", ["cls"])):
+        build = TASKS[name].model
+        model = get_peft_model(build(), SubTuningConfig(blocks=[-1], head=head))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
+        model.save_pretrained(tmp_path / name)
+        again = PeftModel.from_pretrained(build(), tmp_path / name)
+        ids = torch.arange(12).reshape((2, 1, 6) if name == "multiple choice" else (2, 6)) + 5
+        with torch.no_grad():
+            assert torch.equal(again.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits), name
+        assert again.peft_config["default"].id2label is None, name
 
 
 @pytest.mark.slow

@@ -1,15 +1,17 @@
 """The base model comes back as it was, whatever happened to it."""
 
 import copy
+import math
 
 import pytest
 import torch
 from peft import get_peft_model
 
 from subtuning_hf.errors import ArgumentsError
+from subtuning_hf.proposal.intact import intact
 from subtuning_hf.training.guard import unaltered
 from subtuning_hf.tuner import SubTuningConfig
-from training.cases import BLOCKS, assert_same_state, make_model, state_of
+from training.cases import BLOCKS, assert_same_state, make_model, make_trainer, state_of
 
 
 def disturb(model):
@@ -43,6 +45,30 @@ def test_everything_is_put_back(fails):
     assert_same_state(before, state_of(model))
     assert model.config is config and model.resnet.encoder is encoder
     assert model.resnet.embedder.__dict__.get("gradient_checkpointing") in (None, False)
+
+
+def test_hidden_states_are_captured_as_before(tmp_path):
+    """transformers hooks its modules at the first use and marks that it has; hooks and marks go together."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_channels=1, num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[8, 8], num_labels=2,
+        patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 1], mlp_ratios=[1, 1], decoder_hidden_size=8,
+    )  # fmt: skip
+    model, pictures = SegformerForSemanticSegmentation(config).eval(), torch.randn(12, 1, 16, 16)
+    with unaltered(model):
+        expected = model(pixel_values=pictures).logits  # its head reads the hidden states
+    with intact(model):
+        torch.testing.assert_close(model(pixel_values=pictures).logits, expected)
+    torch.testing.assert_close(model(pixel_values=pictures).logits, expected)
+    rows = [{"pixel_values": one, "labels": (one[0] > 0).long()} for one in pictures]
+    for strategy in ("exact", "short-profile"):
+        args = {"num_folds": 2, "strategy": strategy, "search_budget": 8.0, "num_train_epochs": 4, "stratify": False}
+        given = {"model": copy.deepcopy(model), "train_dataset": rows, "compute_metrics": None, "args": args}
+        trainer = make_trainer(tmp_path / strategy, **given)
+        trainer.train()
+        assert all(math.isfinite(one.score) for one in trainer.study().evaluations)
 
 
 def test_a_write_into_the_base_is_noticed():

@@ -24,7 +24,8 @@ from .copies import predicts_numbers
 
 _TREE = ("_modules", "_parameters", "_buffers")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-_FLAGS = ("forward", "momentum", "training")
+# The last is transformers' mark that its hooks which capture hidden states are there; it goes where they go.
+_FLAGS = ("forward", "momentum", "training", "_output_capturing_hooks_installed")
 _ABSENT = object()
 
 

@@ -27,8 +27,10 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-# What activation checkpointing and NEFTune leave on modules.
+# What activation checkpointing, NEFTune and the capture of hidden states leave on modules. The last is a mark that the
+# hooks are there: left behind without them, no hidden state would ever be captured again.
 _FLAGS = (
+    "_output_capturing_hooks_installed",
     "gradient_checkpointing",
     "_gradient_checkpointing_func",
     "neftune_noise_alpha",

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers.utils import logging
 
 from ..blocks import find_head
 from ..errors import ArgumentsError, JournalError, MetricNotFoundError, NonFiniteScoreError
+from ..proposal.copies import predicts_numbers
 from ..search.folds import Fold, make_folds, single_split
 from .arguments import GreedySubTuningArguments
 from .carrying import overridden
@@ -93,6 +95,9 @@ def cut_folds(recipe: Recipe, all_labels: Sequence[Any] | None) -> tuple[Fold, .
     """
     args, rows = recipe.args, len(recipe.train_dataset)
     recipe.labels, recipe.groups = class_labels(all_labels), None
+    # Whole numbers to regress on, such as prices, are classes to cut by only where each of them is had often enough.
+    if recipe.labels and predicts_numbers(recipe.model) and min(Counter(recipe.labels).values()) < args.num_folds:
+        recipe.labels = None
     if recipe.validation_dataset is not None:
         for name in ("fold_column", "group_column"):
             if getattr(args, name) is not None:

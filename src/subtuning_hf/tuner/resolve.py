@@ -271,11 +271,14 @@ def _resolve_labels(model: nn.Module, config: SubTuningConfig, head: list[str]) 
             config.id2label = dict(base_names)  # type: ignore[arg-type]
     elif config.id2label is None and base_names is not None:
         same = has_labels and config.num_labels == width
-        if not same and config.base_architecture is not None:  # saved ones name their labels, which bounds their number
+        if config.base_architecture is None:
+            config.id2label = dict(base_names) if same else {i: f"LABEL_{i}" for i in range(config.num_labels)}  # type: ignore[arg-type]
+        elif same:
+            config.id2label = dict(base_names)  # type: ignore[arg-type]
+        elif config.num_labels != width:  # saved without names: outputs that are no labels, such as a vocabulary's
             raise AdapterMismatchError(
                 f"{made_for(config)}, and names none of its {config.num_labels:,} labels, while this "
                 f"'{type(model).__name__}' has {width:,} outputs. Save the adapter again."
             )
-        config.id2label = dict(base_names) if same else {i: f"LABEL_{i}" for i in range(config.num_labels)}  # type: ignore[arg-type]
     if config.id2label is not None:
         config.label2id = {name: index for index, name in config.id2label.items()}
