@@ -60,6 +60,19 @@ def test_a_folder_of_tables(ending, tmp_path):
     assert all(text.startswith("validation") for text in rows.validation["text"])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_every_class_has_its_share_of_a_cut(seed, tmp_path):
+    kinds = ["a"] * 30 + ["b"] * 10 + ["rare"] * 2 + ["single"]
+    file = write(tmp_path, "jsonl", "all", {"text": [f"row {i}" for i in range(43)], "kind": kinds})
+    rows = load_rows(section(file, test_fraction=0.5, seed=seed))
+    assert sorted(rows.names) == rows.names == ["a", "b", "rare", "single"]
+    assert [list(rows.train["kind"]).count(label) for label in range(4)] == [15, 5, 1, 1]
+    assert [list(rows.test["kind"]).count(label) for label in range(4)] == [15, 5, 1, 0]
+    assert {*rows.train["text"], *rows.test["text"]} == {f"row {i}" for i in range(43)}
+    few = load_rows(section(file, test_fraction=0.05, seed=3))  # three rows, of which four classes can have no share
+    assert len(few.test) == 3 and len(few.train) == 40
+
+
 def test_a_saved_data_set(tmp_path):
     parts = DatasetDict({name: Dataset.from_dict(ROWS) for name in ("train", "test")})
     parts.save_to_disk(tmp_path / "dict")

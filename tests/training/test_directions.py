@@ -228,6 +228,13 @@ def test_final_repeats_train_on_all_rows_once_for_each_seed(tmp_path, monkeypatc
     assert final.evaluate(test)["eval_loss"] == runs[0].metrics["eval_loss"]
 
 
+def test_final_repeats_score_one_data_set(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset={"one": Rows(seed=1), "other": Rows(seed=2)})
+    with pytest.raises(DataError, match="`eval_dataset` holds several data sets: one, other. Pass one of them."):
+        trainer.repeat(num_repeats=1, blocks=[0])
+    assert len(trainer.repeat(trainer.eval_dataset["other"], num_repeats=1, blocks=[0])) == 1
+
+
 def test_final_repeats_need_rows_that_trained_nothing(tmp_path):
     rows = Rows()
     with pytest.raises(DataError, match="needs rows to score"):

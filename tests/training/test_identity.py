@@ -1,12 +1,18 @@
 """What functions and settings are: equal for equal ones in every process, different for every change."""
 
+import collections
+import copy
 import dataclasses
+import datetime
+import decimal
 import functools
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import evaluate
 import pytest
@@ -88,6 +94,56 @@ def test_code_counts_by_source_and_captured_values():
     assert [fingerprint_code(thing) for thing in things] == prints
     assert fingerprint_code(scaled(2)) == fingerprint_code(scaled(2))
     assert fingerprint_code(Scale(2)) == fingerprint_code(Scale(2))
+
+
+class OwnLoss(torch.nn.Module):
+    def __init__(self, gamma):
+        super().__init__()
+        self.gamma, self.inner = gamma, torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    number: int
+
+
+def weighted(weights):
+    class Weighted(Trainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            return super().compute_loss(model, inputs, **kwargs) * weights[0]
+
+    return Weighted
+
+
+PAIRS = [
+    ({0, 1}, {2}), (frozenset("ab"), frozenset("ac")), (range(3), range(5)), (slice(0, 1), slice(0, 2)),
+    (re.compile("a"), re.compile("b")), (Path("a"), Path("b")), (Slotted(1), Slotted(2)),
+    (collections.deque([1]), collections.deque([2])), (bytearray(b"a"), bytearray(b"b")),
+    (datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)), (decimal.Decimal("1.5"), decimal.Decimal("1.25")),
+    (OwnLoss(0.0), OwnLoss(3.0)), (torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.5)),
+    ({(1, 2): scaled(2)}, {(1, 2): scaled(3)}), (weighted([1.0]), weighted([2.0])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS, ids=[f"{i}-{type(one).__name__}" for i, (one, _) in enumerate(PAIRS)])
+def test_captured_values_of_every_kind_count(one, other):
+    assert fingerprint_code(scaled(one)) == fingerprint_code(scaled(one))
+    if not isinstance(one, type):
+        assert fingerprint_code(scaled(one)) == fingerprint_code(scaled(copy.deepcopy(one)))
+    assert fingerprint_code(scaled(one)) != fingerprint_code(scaled(other))
+
+
+def test_a_class_counts_by_its_attributes_as_they_are(monkeypatch):
+    before = fingerprint_code(Scale)
+    monkeypatch.setattr(Scale, "factors", [1.0, 2.0], raising=False)
+    changed = fingerprint_code(Scale)
+    Scale.factors[1] = 3.0
+    assert len({before, changed, fingerprint_code(Scale)}) == 3
+
+
+def test_a_plain_model_counts_by_its_attributes():
+    same, other = (model_identity(OwnLoss(gamma)) for gamma in (1.0, 2.0))
+    assert same == model_identity(OwnLoss(1.0).eval()) and same != other
 
 
 def test_a_changed_line_is_seen_and_an_unchanged_one_is_equal_in_a_new_process(tmp_path):

@@ -219,6 +219,29 @@ def test_mixed_batch(toy):
         assert (mixed[..., alone.shape[-1] :] == float("-inf")).all()
 
 
+@pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "wav2vec2"])
+def test_what_is_inside_a_mixed_batch_is_shown_row_by_row(name):
+    toy = TOYS[name]
+    model = wrap(toy.build(), "first", blocks=[0])
+    move(model, "first", seed=1)
+    model.add_adapter("second", SubTuningConfig(blocks=[1]))
+    move(model, "second", seed=2)
+    names, inputs = ["second", "first", "first", "second"], toy.inputs(4)
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    model.eval().base_model.model.set_attn_implementation("eager")  # of the copies too
+    model.base_model.model.config.use_cache = False
+    with torch.no_grad():
+        mixed = model(**inputs, adapter_names=names, **asked)
+        for row, adapter in enumerate(names):
+            model.set_adapter(adapter)
+            alone = model(**inputs, **asked)
+            for kind in ("hidden_states", "attentions"):
+                assert len(mixed[kind]) == len(alone[kind]) > 1
+                for ours, theirs in zip(mixed[kind], alone[kind], strict=True):
+                    assert ours.shape == theirs.shape
+                    torch.testing.assert_close(ours[row], theirs[row], rtol=2e-5, atol=2e-6)
+
+
 def test_deepcopy(toy):
     model = wrap(toy.build())
     move(model)

@@ -7,6 +7,7 @@ Knows data sets on the Hub and on disk, in any form that `datasets` reads; does 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,7 @@ def load_rows(section: DataSection) -> Rows:
             "with data.test_split to score a part of the training rows instead."
         )
     else:
-        cut = train.train_test_split(test_size=section.test_fraction, seed=section.seed)
-        train, test = cut["train"], cut["test"]
+        train, test = _cut(train, section)
     parts = {"train": train, "test": test}
     if section.validation_split is not None:
         parts["validation"] = _split(section, found, "validation_split")
@@ -89,6 +89,27 @@ def load_rows(section: DataSection) -> Rows:
         for key, part in parts.items():
             check_images(part, section.image_column, key)
     return Rows(parts["train"], parts["test"], parts.get("validation"), names)
+
+
+def _cut(rows: Dataset, section: DataSection) -> tuple[Dataset, Dataset]:
+    """
+    Training and test rows, of every class its share: a class of which there is a single row is trained on. Where the
+    test rows are fewer than the classes, they are drawn from all alike.
+    """
+    from datasets import Dataset
+
+    encoded = encode_labels({"train": rows.select_columns([section.label_column])}, section.label_column)[0]["train"]
+    count = Counter(encoded[section.label_column])
+    places = [place for place, label in enumerate(encoded[section.label_column]) if count[label] > 1]
+    single = [place for place, label in enumerate(encoded[section.label_column]) if count[label] == 1]
+    table = Dataset.from_dict({"place": places}).add_column("label", encoded.select(places)[section.label_column])
+    table = table.cast_column("label", encoded.features[section.label_column])
+    sizes = {"test_size": section.test_fraction, "seed": section.seed}
+    try:
+        cut = table.train_test_split(**sizes, stratify_by_column="label")
+    except ValueError:
+        cut = table.train_test_split(**sizes)
+    return rows.select([*cut["train"]["place"], *single]), rows.select(list(cut["test"]["place"]))
 
 
 def _load(section: DataSection) -> Any:

@@ -137,9 +137,9 @@ def check_datasets(train: Any, evaluation: Any, validation: Any = None) -> None:
     """
     if train is None:
         raise DataError("A search needs a `train_dataset`: its folds are cut from it. None was given.")
-    _check_map_style("train_dataset", train)
+    check_map_style("train_dataset", train)
     if validation is not None:
-        _check_map_style("validation_dataset", validation)
+        check_map_style("validation_dataset", validation)
     named = evaluation.items() if issubclass(type(evaluation), dict) else [(None, evaluation)]
     for name, one in named:
         shown = "eval_dataset" if name is None else f"eval_dataset['{name}']"
@@ -174,7 +174,16 @@ def _storage(dataset: datasets.Dataset) -> tuple[int, int]:
     return id(dataset._data.table), 0 if indices is None else id(indices.table)
 
 
-def _check_map_style(name: str, dataset: Any) -> None:
+def check_map_style(name: str, dataset: Any) -> None:
+    """
+    Refuse what is no data set of rows that can be counted and picked.
+
+    Args:
+        name (`str`): Of the argument.
+        dataset: What was given for it.
+
+    Raises: [`DataError`]
+    """
     kind = type(dataset)
     if is_stream(dataset):
         raise DataError(

@@ -147,8 +147,9 @@ def fingerprint_dataset(dataset: Any, labels: Iterable[Any] | None, random_items
     Fingerprint of a data set's content.
 
     Args:
-        dataset: A `datasets.Dataset` (all rows as they are stored, whatever its format or cache file), or another
-            map-style data set (its items; a sample of them where there are many, with all labels).
+        dataset: A `datasets.Dataset` (all rows as they are stored, whatever cache file they are in, with the columns
+            and the transform of its format), or another map-style data set (its items; a sample of them where there
+            are many, with all labels).
         labels (`Iterable`, *optional*): The labels of all rows.
         random_items (`bool`): Whether items change from one reading to the next; they are left out then.
 
@@ -156,7 +157,7 @@ def fingerprint_dataset(dataset: Any, labels: Iterable[Any] | None, random_items
     """
     hasher = Hasher().raw("rows", str(len(dataset)).encode())
     if is_hf(dataset):
-        return _add_arrow(hasher, dataset).hex()
+        return _add_format(_add_arrow(hasher, dataset), dataset).hex()
     kind = type(dataset.dataset if isinstance(dataset, DatasetView) else dataset)
     hasher.raw("type", f"{kind.__module__}.{kind.__qualname__}".encode())
     if isinstance(dataset, torch.utils.data.TensorDataset):
@@ -185,6 +186,18 @@ def _add_arrow(hasher: Hasher, dataset: datasets.Dataset) -> Hasher:
             for chunk in [table.column(name).combine_chunks()]:
                 array = chunk.combine_chunks() if isinstance(chunk, pa.ChunkedArray) else chunk
                 _add_files(hasher, array) if name in files else _add_array(hasher, array)
+    return hasher
+
+
+def _add_format(hasher: Hasher, dataset: datasets.Dataset) -> Hasher:
+    """What rows are given through: a transform, and fewer columns than there are. All else keeps their content."""
+    from .identity import fingerprint_code
+
+    found = dataset.format
+    if set(found["columns"]) != set(dataset.column_names):
+        hasher.raw("columns", *sorted(name.encode() for name in found["columns"]))
+    if found["type"] == "custom":
+        hasher.raw("transform", fingerprint_code(found["format_kwargs"]["transform"]).encode())
     return hasher
 
 

@@ -1,19 +1,24 @@
 """
 What functions and settings are, as far as a score can depend on it.
 
-A function is its qualified name, its source and the values it closes over; an object is its class and its plain
-attributes; settings are all fields of the arguments but a list of those that cannot change a score. What lies beyond
-(a global variable, a file that a function reads) is for `study_tag`.
+A function is its qualified name, its source and the values it closes over; a class is its source, what its methods
+close over and its plain attributes; an object is its class and its attributes; settings are all fields of the arguments
+but a list of those that cannot change a score. What lies beyond (a global variable, a file that a function reads) is
+for `study_tag`.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import copyreg
 import functools
 import inspect
 import os
 import types
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -61,6 +66,11 @@ LATER = {"augmentation_views": None, "init_head": "model", "init_blocks": "pretr
 RANDOM_DATA_ONLY = frozenset({"dataloader_num_workers"})
 _CONFIG_NOISE = ("_name_or_path", "name_or_path", "transformers_version", "use_cache", "torch_dtype", "dtype")
 _DEPTH = 6
+_FIELDS = "__dataclass_fields__"  # their values are the objects' own
+# What a module keeps that is no setting; names with an underscore are others' notes.
+_BOOKKEEPING = _names("training dump_patches call_super_init gradient_checkpointing grad_checkpointing")
+# Modules of values without attributes, which say by themselves what they are made of and keep no state.
+_PLAIN_MODULES = _names("builtins collections re datetime decimal fractions uuid")
 
 
 def settings_of(args: GreedySubTuningArguments, inner: bool, random_data: bool) -> dict[str, Any]:
@@ -111,8 +121,10 @@ def model_identity(model: nn.Module) -> dict[str, Any]:
         values["num_labels"] = getattr(config, "num_labels", None)
         found["config"] = _json(values)
     else:
-        # Hyper-parameters that are no weights (dropout rates, strides) are in the modules' own description.
+        # Hyper-parameters that are no weights (dropout rates, strides) are in the modules' own description, and others
+        # in their attributes.
         found["modules"] = fingerprint_value(repr(model))
+        found["attributes"] = fingerprint_code(_attributes(model))
     return found
 
 
@@ -165,18 +177,45 @@ def _add(hasher: Hasher, thing: Any, depth: int, seen: set[int]) -> None:
     elif isinstance(thing, types.FunctionType):
         _add_function(hasher, thing, depth, seen)
     elif isinstance(thing, type):
-        _add_class(hasher, thing)
+        _add_class(hasher, thing, depth, seen)
     elif isinstance(thing, Mapping):
         hasher.raw("dict", str(len(thing)).encode())
         for key in sorted(thing, key=repr):
             hasher.raw("key", repr(key).encode())
             _add(hasher, thing[key], depth - 1, seen)
-    elif isinstance(thing, list | tuple):
+    elif isinstance(thing, list | tuple | collections.deque):
         hasher.raw("list", str(len(thing)).encode())
         for item in thing:
             _add(hasher, item, depth - 1, seen)
+    elif isinstance(thing, set | frozenset):
+        prints = []
+        for item in thing:
+            inner = Hasher()
+            _add(inner, item, depth - 1, seen)
+            prints.append(inner.hex().encode())
+        hasher.raw("set", *sorted(prints))
     else:
         _add_object(hasher, thing, depth, seen)
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """Plain values that modules keep beside their weights, such as the smoothing of a loss, by the module's name."""
+    return {
+        name: {
+            key: value
+            for key, value in vars(module).items()
+            if not key.startswith("_") and key not in _BOOKKEEPING and _is_plain(value)
+        }
+        for name, module in model.named_modules()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes | Enum)
 
 
 def _is_array(thing: Any) -> bool:
@@ -190,31 +229,47 @@ def _add_function(hasher: Hasher, function: types.FunctionType, depth: int, seen
         hasher.raw("lambda", _bytecode(function.__code__))
     _add(hasher, list(function.__defaults__ or ()), depth - 1, seen)
     _add(hasher, function.__kwdefaults__ or {}, depth - 1, seen)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        hasher.raw("captured", name.encode())
-        try:
-            content = cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-        _add(hasher, content, depth - 1, seen)
+    _add_captured(hasher, function, depth, seen)
     wrapped = getattr(function, "__wrapped__", None)
     if wrapped is not None:
         _add(hasher, wrapped, depth - 1, seen)
 
 
-def _add_class(hasher: Hasher, kind: type) -> None:
+def _add_captured(hasher: Hasher, function: types.FunctionType, depth: int, seen: set[int]) -> None:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not bound yet
+            hasher.raw("captured", name.encode())
+            continue
+        if name == "__class__" and id(content) in seen:  # of `super()`, in a class that is being added
+            continue
+        hasher.raw("captured", name.encode())
+        _add(hasher, content, depth - 1, seen)
+
+
+def _add_class(hasher: Hasher, kind: type, depth: int, seen: set[int]) -> None:
     """A class with what it inherits, up to the libraries' own classes."""
     for parent in kind.__mro__:
         if parent in (object, Trainer, TrainerCallback) or parent.__module__.partition(".")[0] in _LIBRARIES:
             hasher.raw("base", _qualified(parent).encode())
             continue
         hasher.raw("class", _qualified(parent).encode(), _source(parent))
+        for name, value in sorted(vars(parent).items()):
+            method = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            if isinstance(method, types.FunctionType):
+                if name != "__repr__" and method.__code__.co_filename != "<string>":  # those of dataclasses
+                    _add_captured(hasher, method, depth, seen | {id(parent)})
+            elif not name.startswith("_") and name not in getattr(parent, _FIELDS, ()) and _is_plain(value):
+                hasher.raw("attribute", name.encode())
+                _add(hasher, value, depth - 1, seen)
 
 
 def _add_object(hasher: Hasher, thing: Any, depth: int, seen: set[int]) -> None:
-    _add_class(hasher, type(thing))
+    _add_class(hasher, type(thing), depth, seen)
     if isinstance(thing, nn.Module):
         hasher.raw("module", repr(thing).encode(), fingerprint_tensors(thing.state_dict()).encode())
+        _add(hasher, _attributes(thing), depth, seen)
         return
     if hasattr(thing, "init_kwargs") and hasattr(thing, "get_vocab"):
         _add_tokenizer(hasher, thing)
@@ -225,15 +280,30 @@ def _add_object(hasher: Hasher, thing: Any, depth: int, seen: set[int]) -> None:
         return
     if any(parent.__module__.partition(".")[0] == "evaluate" for parent in type(thing).__mro__):
         return  # its attributes (a random seed, paths, ids) differ in every process
-    state = getattr(thing, "__dict__", None)
-    if isinstance(state, dict):
-        _add(hasher, {name: value for name, value in state.items() if isinstance(name, str)}, depth - 1, seen)
+    if type(thing).__module__ in _PLAIN_MODULES:  # a range, a pattern, a date: what makes one like it
+        with contextlib.suppress(TypeError, AttributeError):  # a module, a generator: their class
+            reduced = copyreg.dispatch_table.get(type(thing), lambda one: one.__reduce_ex__(2))(thing)
+            _add(hasher, list(reduced[1:]), depth - 1, seen)
+        return
+    if isinstance(thing, PurePath):
+        hasher.raw("path", str(thing).encode())
+        return
+    slots = [name for parent in type(thing).__mro__ for name in _listed(vars(parent).get("__slots__", ()))]
+    state = {name: getattr(thing, name) for name in slots if hasattr(thing, name) and not name.startswith("__")}
+    if isinstance(own := getattr(thing, "__dict__", None), dict):
+        state |= {name: value for name, value in own.items() if isinstance(name, str)}
+    if state or own is not None:
+        _add(hasher, state, depth - 1, seen)
 
 
 def _add_tokenizer(hasher: Hasher, tokenizer: Any) -> None:
     hasher.value(sorted(tokenizer.get_vocab().items()))
     for name in ("padding_side", "truncation_side", "model_max_length", "special_tokens_map"):
         hasher.value(_json(getattr(tokenizer, name, None)))
+
+
+def _listed(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 _LIBRARIES = _names("transformers torch torchvision datasets evaluate builtins collections abc")

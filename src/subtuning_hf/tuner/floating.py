@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from ..errors import ArgumentsError
 
@@ -33,6 +34,11 @@ def floating_copy(module: nn.Module) -> nn.Module:
     # Norms and biases have the kind of numbers that the model computes with.
     kind = kinds[0] if kinds else torch.get_default_dtype()
     memo: dict[int, Any] = {id(one): _plain_linear(one, kind) for one in module.modules() if _is_quantized(one)}
+    # A config is the model's: what is set in it later, such as the implementation of attention, holds for copies too.
+    for one in module.modules():
+        config = getattr(one, "config", None)
+        if isinstance(config, PretrainedConfig):
+            memo[id(config)] = config
     copy = deepcopy(module, memo)
     odd = next((name for name, p in copy.named_parameters() if not _floating(p) or of_torchao(p)), None)
     if odd is not None:

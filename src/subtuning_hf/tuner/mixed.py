@@ -6,12 +6,19 @@ Knows modules and the structures they take and return; does not know adapters be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+_COLLECTOR: Any
+try:  # where hooks of transformers put inner tensors; a private name, without which nothing is collected by hooks
+    from transformers.utils.output_capturing import _active_collector as _COLLECTOR
+except ImportError:
+    _COLLECTOR = None
 
 
 def mixed_forward(
@@ -49,14 +56,53 @@ def mixed_forward(
 
     if any(hasattr(value, "get_seq_length") for value in [*args, *kwargs.values()]):
         raise ValueError("A key-value cache cannot be split by `adapter_names`. Pass use_cache=False.")
-    rows, outputs = [], []
+    rows, outputs, collected = [], [], []
     for module, group in groups.values():
         index = torch.tensor(group)
         take = _Taker(size, index, not_batched)
-        outputs.append(module(*take.all(args), **take.all(kwargs)))
+        with _collecting_apart() as found:
+            outputs.append(module(*take.all(args), **take.all(kwargs)))
         rows.append(index)
-    order = torch.argsort(torch.cat(rows))
-    return _join(outputs, [len(index) for index in rows], order)
+        collected.append(found)
+    order, sizes = torch.argsort(torch.cat(rows)), [len(index) for index in rows]
+    _collect(collected, sizes, order)
+    return _join(outputs, sizes, order)
+
+
+@contextmanager
+def _collecting_apart() -> Iterator[dict[str, list[Any]]]:
+    """
+    What hooks of transformers collect meanwhile of inner tensors, such as hidden states, by kind: it is of a part of
+    the rows, and kept from the tensors of the whole batch.
+    """
+    found: dict[str, list[Any]] = {}
+    whole = None if _COLLECTOR is None else _COLLECTOR.get()
+    if not whole:
+        yield found
+        return
+    # With what is there already, since hooks look at how much that is.
+    part = {name: list(value) if isinstance(value, list) and name[0] != "_" else value for name, value in whole.items()}
+    token = _COLLECTOR.set(part)
+    try:
+        yield found
+    finally:
+        _COLLECTOR.reset(token)
+        if token is None:  # being compiled, it has forgotten
+            _COLLECTOR.set(whole)
+    found |= {name: value[len(whole[name]) :] for name, value in part.items() if name[0] != "_"}
+
+
+def _collect(apart: list[dict[str, list[Any]]], sizes: list[int], order: torch.Tensor) -> None:
+    """Hand what was collected of parts of the rows on as that of the batch."""
+    whole: Any = None if _COLLECTOR is None else _COLLECTOR.get()
+    for name in apart[0]:
+        if len({len(one[name]) for one in apart}) > 1:
+            raise ValueError(
+                f"Of the {name.replace('_', ' ')} of this batch some adapters' blocks give more than others, so that "
+                "they cannot be put together. Run each adapter on its own instead of passing `adapter_names`."
+            )
+        for parts in zip(*(one[name] for one in apart), strict=True):
+            whole[name].append(None if parts[0] is None else _join(list(parts), sizes, order))
 
 
 def named_tensors(structure: Any, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
