@@ -29,7 +29,7 @@ from ..search.result import SearchResult
 from ..search.space import HEAD_ONLY, in_forward_order, units_of
 from .arguments import GreedySubTuningArguments
 from .checks import check_plain
-from .data import check_datasets, check_map_style, read_labels, view
+from .data import check_datasets, check_map_style, is_stream, read_labels, view
 from .dry_run import SearchPlan, plan_search
 from .fingerprint import fingerprint_dataset
 from .following import FollowingMixin
@@ -151,7 +151,8 @@ class SearchMixin(FollowingMixin, _Base):
         if isinstance(num_repeats, bool) or not isinstance(num_repeats, int) or num_repeats < 1:
             raise ArgumentsError(f"`num_repeats` must be a whole number of 1 or more, found {num_repeats!r}.")
         recipe = self._recipe
-        check_map_style("eval_dataset" if dataset is None else "dataset", rows)
+        if not is_stream(rows):  # of which more is to be said
+            check_map_style("eval_dataset" if dataset is None else "dataset", rows)
         check_datasets(recipe.train_dataset, rows, recipe.validation_dataset)
         chosen = self._chosen() if blocks is None else tuple(self._resolve(blocks))
         with self._searching() as (prepared, team):
